@@ -1,0 +1,2 @@
+//! Ringway: benches.
+fn main() {}

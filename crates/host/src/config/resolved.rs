@@ -1,0 +1,158 @@
+//! What the rest of the program sees of a configuration: values that are already checked, with every default filled in.
+//!
+//! No field here means "use the default". An `Option` says that a thing is truly absent (a port without a MAC address of
+//! its own). A value of [`Config`] comes only from [`super::parse`] or [`super::load`], so the invariants named at
+//! the fields hold.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A whole, valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the control API is reached.
+    pub control: ControlConfig,
+    /// How many threads serve queues, and where they run.
+    pub workers: WorkersConfig,
+    /// Switches in the order of the file. Names are unique.
+    pub switches: Vec<SwitchConfig>,
+    /// Ports in the order of the file. Names, MAC addresses, socket paths and tap names are unique, and every
+    /// [`PortConfig::switch`] names one of [`Config::switches`].
+    pub ports: Vec<PortConfig>,
+}
+
+/// `[control]`: where the control API is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// Path of the unix socket that speaks HTTP/JSON.
+    pub socket: PathBuf,
+    /// TCP address that serves the same API, if any.
+    pub http: Option<SocketAddr>,
+}
+
+/// `[workers]`: the threads that serve queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkersConfig {
+    /// How devices are spread over threads.
+    pub mode: WorkerMode,
+    /// CPU numbers that workers are pinned to, without repetition; worker *i* takes `cpus[i % cpus.len()]`.
+    /// Empty: not pinned.
+    pub cpus: Vec<usize>,
+}
+
+/// How devices are spread over worker threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerMode {
+    /// One thread a device.
+    PerDevice,
+    /// A fixed number of threads shares all devices.
+    Pool {
+        /// Number of threads, 1 to [`POOL_THREADS_MAX`].
+        threads: usize,
+    },
+}
+
+/// Largest `threads` of a worker pool.
+pub const POOL_THREADS_MAX: usize = 256;
+
+/// `[switch.NAME]`: one learning bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchConfig {
+    /// Name that ports refer to.
+    pub name: String,
+    /// Age at which an FDB entry that was not refreshed is forgotten; 1 s to [`AGEING_MAX`].
+    pub ageing: Duration,
+    /// Most FDB entries kept; 1 to [`FDB_ENTRIES_MAX`].
+    pub entries_max: usize,
+}
+
+/// `ageing` of a switch that names none: five minutes, as IEEE 802.1Q recommends.
+pub const AGEING_DEFAULT: Duration = Duration::from_secs(300);
+/// Largest `ageing`: IEEE 802.1Q allows up to 1,000,000 s.
+pub const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
+/// `max-entries` of a switch that names none.
+pub const FDB_ENTRIES_DEFAULT: usize = 8192;
+/// Largest `max-entries`.
+pub const FDB_ENTRIES_MAX: usize = 1 << 20;
+
+/// `[port.NAME]`: one attachment point of a switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Name of the port.
+    pub name: String,
+    /// Name of the switch it belongs to.
+    pub switch: String,
+    /// What is on the other side.
+    pub attach: Attach,
+    /// MAC address (unicast, not zero) that the device reports to its driver; `None`: the driver or the VMM chooses.
+    pub mac: Option<[u8; 6]>,
+    /// MTU in bytes that is reported to the driver or set on the tap; 68 to 65535; `None`: the peer's own.
+    pub mtu: Option<u16>,
+    /// How far the other side is trusted.
+    pub profile: Profile,
+    /// Whether checksum and segmentation offloads are offered.
+    pub offloads: bool,
+}
+
+/// What is on the other side of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// A guest NIC, served over vhost-user.
+    VhostUser {
+        /// Path of the socket.
+        socket: PathBuf,
+        /// Who listens on it.
+        role: SocketRole,
+        /// Most queue pairs the guest may use; 1 to [`QUEUE_PAIRS_MAX`].
+        queue_pairs: u16,
+    },
+    /// A tap interface of the host.
+    Tap {
+        /// Interface name; made if it does not exist.
+        name: String,
+        /// Number of queues; 1 to [`QUEUE_PAIRS_MAX`].
+        queues: u16,
+    },
+}
+
+impl Attach {
+    /// The word for it in the file and in the API: `vhost-user` or `tap`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Attach::VhostUser { .. } => "vhost-user",
+            Attach::Tap { .. } => "tap",
+        }
+    }
+
+    /// The socket path, where it has one.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Attach::VhostUser { socket, .. } => Some(socket),
+            Attach::Tap { .. } => None,
+        }
+    }
+}
+
+/// Largest number of queue pairs of a port.
+pub const QUEUE_PAIRS_MAX: u16 = 128;
+/// Smallest MTU: `virtio 1.3 §5.1.4.1`.
+pub const MTU_MIN: u16 = 68;
+
+/// Who listens on a vhost-user socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketRole {
+    /// Ringway listens; the front-end connects (`mode = "server"`).
+    Server,
+    /// The front-end listens; Ringway connects, again and again (`mode = "client"`).
+    Client,
+}
+
+/// How far the other side of a port is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// A guest that is locked to its own addresses. Default for vhost-user ports.
+    Guest,
+    /// Anything may be behind the port. Default for tap ports.
+    Open,
+}

@@ -1,0 +1,3 @@
+//! Ringway: host.
+
+pub mod config;

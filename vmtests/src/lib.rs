@@ -1,0 +1,1 @@
+//! Ringway: real peers.

@@ -1,0 +1,2 @@
+//! Ringway: the project's own commands.
+fn main() {}
