@@ -1,1 +1,33 @@
-//! Ringway: guestmem.
+//! Touching memory that another party can change, truncate or stop sharing at any moment.
+//!
+//! The data path's only `unsafe` code lives here. The layers, bottom to top:
+//!
+//! * [`Mapping`]: one shared `mmap` of a file that a front-end handed over. If the owner truncates the
+//!   file, the next touch raises SIGBUS; [`sigbus`] answers it by putting anonymous zero pages over that one
+//!   mapping and marking it dead. Nobody else notices.
+//! * [`GuestMemory`]: the regions of one guest, by guest address; immutable. A change of the memory map
+//!   makes a new value that shares the untouched mappings.
+//! * [`MemSlice`]: a borrowed, bounds-checked run of bytes. It is `Copy` and can be read, written and copied
+//!   into another guest's `MemSlice`, never turned into a `&[u8]`: the bytes may change while one looks.
+//! * [`MemArea`]: an owned run with atomic access, for the words of a ring.
+//!
+//! **Soundness while the other side writes.** Single words go through atomics. Bulk copies go through
+//! [`copy`](mod@copy): inline assembly (x86-64) or relaxed atomics (elsewhere and under Miri), so the
+//! compiler can assume nothing about the bytes, and no data race in the sense of the language exists.
+
+mod addr;
+mod area;
+pub mod copy;
+mod log;
+mod mapping;
+mod memory;
+pub mod sigbus;
+mod slice;
+pub mod vectored;
+
+pub use addr::{FrontendAddr, GuestAddr, Iova};
+pub use area::MemArea;
+pub use log::DirtyLog;
+pub use mapping::{MapError, Mapping};
+pub use memory::{GuestMemory, MemoryFault, REGIONS_MAX, Region, RegionHint};
+pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};

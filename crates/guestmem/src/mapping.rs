@@ -1,0 +1,149 @@
+//! One shared mapping of a file that a front-end handed over.
+
+use crate::sigbus;
+use std::os::fd::AsFd;
+use thiserror::Error;
+
+/// Why a file could not be mapped. Each names what the front-end sent and what would be accepted.
+#[derive(Debug, Error)]
+pub enum MapError {
+    /// The length is zero or does not fit the address space.
+    #[error("region of {len:#x} bytes at file offset {offset:#x}: accepted are 1 byte to 2^47 bytes")]
+    Length {
+        /// Bytes asked for.
+        len: u64,
+        /// Offset into the file, in bytes.
+        offset: u64,
+    },
+    /// The file ends before the region does.
+    #[error("region needs {need:#x} bytes of its file, which has {size:#x}")]
+    FileTooSmall {
+        /// Offset plus length, in bytes.
+        need: u64,
+        /// The file's size, in bytes.
+        size: u64,
+    },
+    /// The kernel refused.
+    #[error("mapping the region: {0}")]
+    Kernel(#[from] rustix::io::Errno),
+}
+
+/// The largest mapping accepted, in bytes: the user half of a 48-bit address space.
+const LEN_MAX: u64 = 1 << 47;
+
+/// A shared, readable and writable mapping. Unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+    /// Bytes between the page-aligned start and the first byte asked for.
+    skip: usize,
+    slot: sigbus::Slot,
+}
+
+// SAFETY: the mapping is plain shared memory, touched only through `MemSlice` and `MemArea`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file` from byte `offset` on. Neither needs to be page-aligned; huge pages of a
+    /// hugetlbfs file are recognised by the file's block size.
+    #[cfg(not(miri))]
+    pub fn file(file: impl AsFd, offset: u64, len: u64) -> Result<Self, MapError> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        if len == 0 || len > LEN_MAX || offset > LEN_MAX {
+            return Err(MapError::Length { len, offset });
+        }
+        let stat = rustix::fs::fstat(&file)?;
+        let (need, size) = (offset + len, stat.st_size as u64);
+        // A character device (/dev/zero style) has no size; only regular files are checked.
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() && need > size {
+            return Err(MapError::FileTooSmall { need, size });
+        }
+        let page = (stat.st_blksize as u64).max(rustix::param::page_size() as u64);
+        let page = if page.is_power_of_two() { page } else { rustix::param::page_size() as u64 };
+        let first = offset & !(page - 1);
+        let mapped = (need - first).next_multiple_of(page) as usize;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing existing is touched.
+        let start = unsafe {
+            mmap(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, flags, file, first)?
+        };
+        Ok(Self::adopt(start.cast(), mapped, (offset - first) as usize))
+    }
+
+    /// Private zeroed memory of `len` bytes, for guests inside this process and for tests.
+    #[cfg(not(miri))]
+    pub fn anonymous(len: usize) -> Result<Self, MapError> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        if len == 0 || len as u64 > LEN_MAX {
+            return Err(MapError::Length { len: len as u64, offset: 0 });
+        }
+        let mapped = len.next_multiple_of(rustix::param::page_size());
+        // SAFETY: as above.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )?
+        };
+        Ok(Self::adopt(start.cast(), mapped, 0))
+    }
+
+    /// Private zeroed memory of `len` bytes (Miri knows no shared mappings: the heap stands in).
+    #[cfg(miri)]
+    pub fn anonymous(len: usize) -> Result<Self, MapError> {
+        let layout = std::alloc::Layout::from_size_align(len, 4096)
+            .map_err(|_| MapError::Length { len: len as u64, offset: 0 })?;
+        if len == 0 || len as u64 > LEN_MAX {
+            return Err(MapError::Length { len: len as u64, offset: 0 });
+        }
+        // SAFETY: the layout is not empty.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        Ok(Self::adopt(start, len, 0))
+    }
+
+    fn adopt(start: *mut u8, len: usize, skip: usize) -> Self {
+        Self { start, len, skip, slot: sigbus::Slot::watch(start.addr(), len) }
+    }
+
+    /// Whether the file was truncated under the mapping: its bytes are zeros now and nobody else sees them.
+    #[inline]
+    pub fn is_dead(&self) -> bool {
+        self.slot.is_dead()
+    }
+
+    /// Bytes usable from the first byte asked for.
+    pub fn len(&self) -> usize {
+        self.len - self.skip
+    }
+
+    /// Whether nothing is usable (never true for a mapping that was made).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first byte asked for.
+    pub(crate) fn start(&self) -> *mut u8 {
+        // SAFETY: `skip` is less than the mapped length.
+        unsafe { self.start.add(self.skip) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.slot.forget();
+        #[cfg(not(miri))]
+        // SAFETY: the range was mapped by `file` or `anonymous` and nobody holds a slice of it: slices
+        // borrow, areas hold an `Arc`.
+        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
+        #[cfg(miri)]
+        // SAFETY: allocated with this very layout.
+        unsafe {
+            std::alloc::dealloc(self.start, std::alloc::Layout::from_size_align_unchecked(self.len, 4096));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One guest's memory: regions by guest address.
+
+use crate::{FrontendAddr, GuestAddr, Mapping, MemArea, MemSlice};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Regions accepted at most. QEMU needs 509 (`VHOST_USER_MAX_RAM_SLOTS` on x86); the table itself has no limit.
+pub const REGIONS_MAX: usize = 1024;
+
+/// What is wrong with a memory map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum MemoryFault {
+    /// A region is empty or wraps around the address space.
+    #[error("region at {guest} of {len:#x} bytes: empty or past the end of the address space")]
+    Range {
+        /// Guest address of the region.
+        guest: GuestAddr,
+        /// Bytes.
+        len: u64,
+    },
+    /// The mapping has fewer bytes than the region.
+    #[error("region at {guest} of {len:#x} bytes: its mapping is shorter")]
+    ShortMapping {
+        /// Guest address of the region.
+        guest: GuestAddr,
+        /// Bytes.
+        len: u64,
+    },
+    /// Two regions share guest addresses.
+    #[error("regions at {first} and {second} overlap")]
+    Overlap {
+        /// The lower region.
+        first: GuestAddr,
+        /// The upper region.
+        second: GuestAddr,
+    },
+    /// More regions than accepted.
+    #[error("{count} regions: at most {REGIONS_MAX} are accepted")]
+    TooMany {
+        /// Regions asked for.
+        count: usize,
+    },
+}
+
+/// A run of guest addresses backed by a run of one mapping.
+#[derive(Clone, Debug)]
+pub struct Region {
+    guest: GuestAddr,
+    frontend: FrontendAddr,
+    len: u64,
+    mapping: Arc<Mapping>,
+}
+
+impl Region {
+    /// `len` bytes of `mapping`, from its first byte on, seen by the guest at `guest` and by the front-end
+    /// at `frontend`.
+    pub fn new(
+        guest: GuestAddr,
+        frontend: FrontendAddr,
+        len: u64,
+        mapping: Arc<Mapping>,
+    ) -> Result<Self, MemoryFault> {
+        if len == 0 || guest.checked_add(len).is_none() || frontend.checked_add(len).is_none() {
+            return Err(MemoryFault::Range { guest, len });
+        }
+        if len > mapping.len() as u64 {
+            return Err(MemoryFault::ShortMapping { guest, len });
+        }
+        Ok(Self { guest, frontend, len, mapping })
+    }
+
+    /// First guest address.
+    pub fn guest(&self) -> GuestAddr {
+        self.guest
+    }
+
+    /// First front-end address.
+    pub fn frontend(&self) -> FrontendAddr {
+        self.frontend
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Never true: empty regions are refused.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// The last region that answered, kept by whoever translates many addresses of one guest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegionHint(usize);
+
+/// What translation needs of a region, packed for the search.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    guest: u64,
+    len: u64,
+    host: *mut u8,
+}
+
+/// The memory of one guest. Immutable: a new memory map is a new value.
+#[derive(Debug, Default)]
+pub struct GuestMemory {
+    places: Box<[Place]>,
+    regions: Box<[Region]>,
+}
+
+// SAFETY: the raw pointers lead into mappings that `regions` keep alive.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as above; all access through them tolerates concurrency.
+unsafe impl Sync for GuestMemory {}
+
+impl GuestMemory {
+    /// Takes regions in any order; refuses overlaps and more than [`REGIONS_MAX`].
+    pub fn new(mut regions: Vec<Region>) -> Result<Self, MemoryFault> {
+        if regions.len() > REGIONS_MAX {
+            return Err(MemoryFault::TooMany { count: regions.len() });
+        }
+        regions.sort_by_key(|region| region.guest);
+        for pair in regions.windows(2) {
+            if pair[0].guest.0 + pair[0].len > pair[1].guest.0 {
+                return Err(MemoryFault::Overlap { first: pair[0].guest, second: pair[1].guest });
+            }
+        }
+        let place = |r: &Region| Place { guest: r.guest.0, len: r.len, host: r.mapping.start() };
+        Ok(Self { places: regions.iter().map(place).collect(), regions: regions.into() })
+    }
+
+    /// One region of zeroed private memory at guest address `guest`: for tests and guests of our own.
+    pub fn anonymous(guest: GuestAddr, len: usize) -> Result<Self, crate::MapError> {
+        let mapping = Arc::new(Mapping::anonymous(len)?);
+        let refused = |_| crate::MapError::Length { len: len as u64, offset: guest.0 };
+        let region = Region::new(guest, FrontendAddr(guest.0), len as u64, mapping).map_err(refused)?;
+        Self::new(vec![region]).map_err(refused)
+    }
+
+    /// The regions, by guest address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Whether any region's file was truncated under us.
+    pub fn is_dead(&self) -> bool {
+        self.regions.iter().any(|region| region.mapping.is_dead())
+    }
+
+    /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none.
+    #[inline]
+    pub fn run(&self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'_>> {
+        let mut place = self.places.get(hint.0)?;
+        let mut offset = addr.0.wrapping_sub(place.guest);
+        if offset >= place.len {
+            hint.0 = self.find(addr)?;
+            place = &self.places[hint.0];
+            offset = addr.0 - place.guest;
+        }
+        let len = (len as u64).min(place.len - offset) as usize;
+        // SAFETY: `offset + len <= place.len`, which the mapping covers; `self` keeps the mapping alive.
+        Some(unsafe { MemSlice::new(place.host.add(offset as usize), len) })
+    }
+
+    /// Exactly `len` bytes at `addr`, inside one region.
+    pub fn slice(&self, addr: GuestAddr, len: usize) -> Option<MemSlice<'_>> {
+        self.run(addr, len, &mut RegionHint::default()).filter(|run| run.len() == len)
+    }
+
+    /// Exactly `len` bytes at `addr` inside one region, kept alive by the result.
+    pub fn area(self: &Arc<Self>, addr: GuestAddr, len: usize) -> Option<MemArea> {
+        let start = self.slice(addr, len)?.as_ptr();
+        // SAFETY: the slice was just checked; the area holds this memory.
+        Some(unsafe { MemArea::new(start, len, Arc::clone(self)) })
+    }
+
+    /// The guest address of a front-end address.
+    pub fn guest_of_frontend(&self, addr: FrontendAddr) -> Option<GuestAddr> {
+        let region = self.regions.iter().find(|r| addr.0.wrapping_sub(r.frontend.0) < r.len)?;
+        Some(GuestAddr(region.guest.0 + (addr.0 - region.frontend.0)))
+    }
+
+    /// The guest address where `slice` begins; `None` if it is not of this memory. Linear in the number of
+    /// regions: for dirty logging, not for every frame.
+    pub fn guest_of_slice(&self, slice: &MemSlice<'_>) -> Option<GuestAddr> {
+        let at = slice.as_ptr().addr();
+        let place = self.places.iter().find(|p| (at.wrapping_sub(p.host.addr()) as u64) < p.len)?;
+        Some(GuestAddr(place.guest + (at - place.host.addr()) as u64))
+    }
+
+    fn find(&self, addr: GuestAddr) -> Option<usize> {
+        let index = self.places.partition_point(|place| place.guest <= addr.0).checked_sub(1)?;
+        (addr.0 - self.places[index].guest < self.places[index].len).then_some(index)
+    }
+}

@@ -1,0 +1,131 @@
+//! Real mappings: files with offsets, many regions, and files that shrink under us.
+#![cfg(not(miri))]
+
+use guestmem::{
+    FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region, copy_segments,
+    sigbus, vectored,
+};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const MIB: u64 = 1 << 20;
+
+fn memfd(len: u64) -> std::os::fd::OwnedFd {
+    let file = memfd_create("guestmem-test", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&file, len).unwrap();
+    file
+}
+
+fn region(file: &std::os::fd::OwnedFd, guest: u64, offset: u64, len: u64) -> Region {
+    let mapping = Arc::new(Mapping::file(file, offset, len).unwrap());
+    Region::new(GuestAddr(guest), FrontendAddr(0x7000_0000_0000 + guest), len, mapping).unwrap()
+}
+
+#[test]
+fn five_hundred_and_nine_unaligned_regions_of_one_file() {
+    let file = memfd(16 * MIB);
+    // Neither offsets nor lengths are multiples of anything.
+    let regions: Vec<_> =
+        (0..509u64).map(|i| region(&file, i * 0x10_0000 + 0x300, i * 0x5010 + 0x10, 0x4ff8)).collect();
+    let memory = GuestMemory::new(regions).unwrap();
+    for i in 0..509u64 {
+        let run = memory.slice(GuestAddr(i * 0x10_0000 + 0x300), 8).unwrap();
+        run.write(&i.to_le_bytes());
+    }
+    for i in 0..509u64 {
+        let mut bytes = [0; 8];
+        rustix::io::pread(&file, &mut bytes, i * 0x5010 + 0x10).unwrap();
+        assert_eq!(u64::from_le_bytes(bytes), i);
+        assert_eq!(
+            memory.guest_of_frontend(FrontendAddr(0x7000_0000_0000 + i * 0x10_0000 + 0x301)),
+            Some(GuestAddr(i * 0x10_0000 + 0x301))
+        );
+    }
+    assert!(memory.slice(GuestAddr(0x300 + 0x4ff8), 1).is_none());
+    assert!(memory.slice(GuestAddr(0x300 + 0x4ff7), 2).is_none());
+    assert!(memory.slice(GuestAddr(0), 1).is_none());
+}
+
+#[test]
+fn absurd_maps_are_refused_by_name() {
+    let file = memfd(MIB);
+    assert!(matches!(Mapping::file(&file, 0, MIB + 1), Err(MapError::FileTooSmall { .. })));
+    assert!(matches!(Mapping::file(&file, u64::MAX, 1), Err(MapError::Length { .. })));
+    assert!(matches!(Mapping::file(&file, 0, 0), Err(MapError::Length { .. })));
+    let mapping = Arc::new(Mapping::file(&file, 0, MIB).unwrap());
+    let new = |guest, len| Region::new(GuestAddr(guest), FrontendAddr(0), len, Arc::clone(&mapping));
+    assert!(matches!(new(u64::MAX - 10, 100), Err(MemoryFault::Range { .. })));
+    assert!(matches!(new(0, 8 * MIB), Err(MemoryFault::ShortMapping { .. })));
+    let overlapping = vec![new(0, MIB).unwrap(), new(MIB - 1, MIB).unwrap()];
+    assert!(matches!(GuestMemory::new(overlapping), Err(MemoryFault::Overlap { .. })));
+}
+
+#[test]
+fn a_truncated_file_dies_alone() {
+    let (victim, other) = (memfd(4 * MIB), memfd(4 * MIB));
+    let dying = Arc::new(GuestMemory::new(vec![region(&victim, 0, 0, 4 * MIB)]).unwrap());
+    let living = Arc::new(GuestMemory::new(vec![region(&other, 0, 0, 4 * MIB)]).unwrap());
+    dying.slice(GuestAddr(2 * MIB), 4).unwrap().write(b"here");
+    let before = sigbus::deaths();
+    ftruncate(&victim, 4096).unwrap();
+    assert!(!dying.is_dead(), "nothing touched yet");
+    // A copy from the truncated guest into a living one, from several threads at once.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let source = [dying.slice(GuestAddr(2 * MIB), 100_000).unwrap()];
+                let target = [living.slice(GuestAddr(MIB), 100_000).unwrap()];
+                assert_eq!(copy_segments(&source, 0, &target, 0, 100_000), 100_000);
+            });
+        }
+    });
+    let word = dying.area(GuestAddr(3 * MIB), 8).unwrap();
+    assert_eq!(word.load_u64(0, Ordering::Acquire), 0);
+    word.store_u64(0, 7, Ordering::Release);
+    assert!(dying.is_dead() && !living.is_dead());
+    assert!(sigbus::deaths() > before);
+    living.slice(GuestAddr(0), 4).unwrap().write(b"fine");
+    let mut bytes = [0; 4];
+    rustix::io::pread(&other, &mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"fine");
+}
+
+#[test]
+fn a_fault_of_our_own_still_ends_the_process() {
+    // A mapping nobody watches: made by hand, truncated, touched in a child process.
+    let file = memfd(4096);
+    let _armed = Mapping::file(&file, 0, 4096).unwrap();
+    // SAFETY: fork in a test; the child only touches memory and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: a private mapping of an empty memfd; touching it raises SIGBUS, which is the point.
+        unsafe {
+            let empty = libc::memfd_create(c"empty".as_ptr(), 0);
+            let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, empty, 0);
+            std::ptr::read_volatile(page.cast::<u8>());
+            libc::_exit(0);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGBUS, "status {status:#x}");
+}
+
+#[test]
+fn vectored_writes_gather_and_a_dead_file_is_an_error() {
+    let file = memfd(MIB);
+    let memory = GuestMemory::new(vec![region(&file, 0, 0, MIB)]).unwrap();
+    memory.slice(GuestAddr(0), 3).unwrap().write(b"abc");
+    memory.slice(GuestAddr(0x1000), 2).unwrap().write(b"de");
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let runs = [memory.slice(GuestAddr(0), 3).unwrap(), memory.slice(GuestAddr(0x1000), 2).unwrap()];
+    assert_eq!(vectored::write(&writer, b">", &runs).unwrap(), 6);
+    let mut head = [0; 2];
+    let mut rest = [0u8; 8];
+    assert_eq!(vectored::read(&reader, &mut head, &[MemSlice::from_mut(&mut rest)]).unwrap(), 6);
+    assert_eq!((&head, &rest[..4]), (b">a", b"bcde".as_slice()));
+    ftruncate(&file, 0).unwrap();
+    assert_eq!(vectored::write(&writer, b"", &runs).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+}
