@@ -1,0 +1,124 @@
+//! What a valid configuration needs from this machine: directories, permissions, devices, CPUs. Nothing is changed.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD};
+
+use super::resolved::{Attach, SocketRole};
+use super::{ConfigError, Loaded, Mistake};
+
+const TUN_DEVICE: &str = "/dev/net/tun";
+const INTERFACES: &str = "/sys/class/net";
+/// `CAP_NET_ADMIN`: capabilities(7).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Checks `loaded` against the machine; every mistake is reported.
+pub fn environment_check(loaded: &Loaded) -> Result<(), ConfigError> {
+    let mut check = Check { loaded, mistakes: Vec::new() };
+    check.control();
+    check.cpus();
+    for port in &loaded.config.ports {
+        let field = format!("port.{}.{}", port.name, port.attach.kind());
+        match &port.attach {
+            Attach::VhostUser { socket, role, .. } => check.socket(&format!("{field}.socket"), socket, *role),
+            Attach::Tap { name, .. } => check.tap(&format!("{field}.name"), name),
+        }
+    }
+    if check.mistakes.is_empty() { Ok(()) } else { Err(ConfigError::new(&loaded.file, check.mistakes)) }
+}
+
+struct Check<'a> {
+    loaded: &'a Loaded,
+    mistakes: Vec<Mistake>,
+}
+
+impl Check<'_> {
+    fn refuse(&mut self, field: &str, what: String, accepted: &str) {
+        let line = self.loaded.line(field);
+        self.mistakes.push(Mistake { line, field: field.into(), what, accepted: accepted.into() });
+    }
+
+    fn control(&mut self) {
+        let socket = &self.loaded.config.control.socket;
+        let made_on_start = *socket == super::default_control_socket();
+        let directory_missing = socket.parent().is_some_and(|directory| !directory.exists());
+        if made_on_start && directory_missing {
+            // `run` makes the directory of the default socket; its parent is what has to be there.
+            let parent = socket.parent().unwrap_or(socket);
+            self.directory("control.socket", parent);
+        } else {
+            self.socket("control.socket", socket, SocketRole::Server);
+        }
+    }
+
+    fn cpus(&mut self) {
+        let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return };
+        for (index, cpu) in self.loaded.config.workers.cpus.iter().enumerate() {
+            if *cpu >= rustix::thread::CpuSet::MAX_CPU || !allowed.is_set(*cpu) {
+                let what = format!("cpus[{index}] = {cpu} is no CPU this process may use");
+                self.refuse("workers.cpus", what, "CPUs of this machine that the process is allowed to run on");
+            }
+        }
+    }
+
+    fn socket(&mut self, field: &str, socket: &Path, role: SocketRole) {
+        let shown = socket.display();
+        match fs::symlink_metadata(socket) {
+            Ok(found) if !found.file_type().is_socket() => {
+                let what = format!("{shown} exists and is no socket");
+                self.refuse(field, what, "a path that is free or a socket");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                self.refuse(field, format!("{shown}: {error}"), "a path this process may reach");
+            }
+            _ if role == SocketRole::Server => self.directory(field, socket),
+            _ => {}
+        }
+    }
+
+    /// A socket is to be made at `socket`: its directory must exist and be writable.
+    fn directory(&mut self, field: &str, socket: &Path) {
+        let directory = socket.parent().unwrap_or(Path::new("/"));
+        let shown = directory.display();
+        let accepted = "a socket in a directory that exists and is writable";
+        match fs::metadata(directory) {
+            Err(error) => self.refuse(field, format!("directory {shown}: {error}"), accepted),
+            Ok(found) if !found.is_dir() => self.refuse(field, format!("{shown} is no directory"), accepted),
+            Ok(_) => {
+                let wanted = Access::WRITE_OK | Access::EXEC_OK;
+                if let Err(error) = rustix::fs::accessat(CWD, directory, wanted, AtFlags::EACCESS) {
+                    let error = std::io::Error::from(error);
+                    self.refuse(field, format!("directory {shown} is not writable: {error}"), accepted);
+                }
+            }
+        }
+    }
+
+    fn tap(&mut self, field: &str, name: &str) {
+        let wanted = Access::READ_OK | Access::WRITE_OK;
+        if let Err(error) = rustix::fs::accessat(CWD, TUN_DEVICE, wanted, AtFlags::EACCESS) {
+            let what = format!("{TUN_DEVICE}: {}", std::io::Error::from(error));
+            self.refuse(field, what, "a machine with the tun module, and access to its device");
+            return;
+        }
+        let interface = Path::new(INTERFACES).join(name);
+        if !interface.exists() {
+            if !may_administer_network() {
+                let what = format!("there is no interface {name} and making one is not permitted");
+                self.refuse(field, what, "an existing tap, or a process with CAP_NET_ADMIN");
+            }
+        } else if !interface.join("tun_flags").exists() {
+            let what = format!("{name} is an interface but no tap");
+            self.refuse(field, what, "a tap interface, or a name that is free");
+        }
+    }
+}
+
+fn may_administer_network() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hexadecimal| u64::from_str_radix(hexadecimal.trim(), 16).ok());
+    bits.is_some_and(|bits| bits & (1 << CAP_NET_ADMIN) != 0)
+}

@@ -1,0 +1,380 @@
+//! The configuration contract: what is read, and each mistake with its exact line and field.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ringway::config::resolved::{Attach, Profile, SocketRole, WorkerMode};
+use ringway::config::{self, ConfigError, Loaded};
+
+fn parse(text: &str) -> Result<Loaded, ConfigError> {
+    config::parse(text, Path::new("/etc/ringway/ringway.toml"))
+}
+
+/// The mistakes of `text` as `LINE FIELD`.
+fn mistakes(text: &str) -> Vec<String> {
+    let error = parse(text).expect_err("a mistake");
+    error.mistakes.iter().map(|mistake| format!("{} {}", mistake.line, mistake.field)).collect()
+}
+
+const GOOD: &str = r#"
+[control]
+socket = "/run/ringway/control.sock"
+http = "127.0.0.1:9464"
+
+[workers]
+mode = "pool"
+cpus = [0, 1]
+
+[switch.lan]
+ageing = "5m"
+
+[switch.dmz]
+ageing = "2h"
+max-entries = 100
+
+[port.web]
+switch = "lan"
+vhost-user = { socket = "/run/ringway/web.sock", queue-pairs = 2 }
+mac = "52:54:00:00:00:01"
+mtu = 9000
+profile = "open"
+offloads = false
+
+[port.db]
+switch = "dmz"
+vhost-user = { socket = "db.sock", mode = "client" }
+
+[port.uplink]
+switch = "lan"
+tap = { name = "rw0", queues = 4 }
+"#;
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let config = parse(GOOD).expect("no mistake").config;
+    assert_eq!(config.control.socket, Path::new("/run/ringway/control.sock"));
+    assert_eq!(config.control.http.map(|http| http.to_string()).as_deref(), Some("127.0.0.1:9464"));
+    assert_eq!(config.workers.mode, WorkerMode::Pool { threads: 2 });
+    assert_eq!(config.workers.cpus, [0, 1]);
+    let switches: Vec<_> = config.switches.iter().map(|s| (s.name.as_str(), s.ageing, s.entries_max)).collect();
+    assert_eq!(switches, [
+        ("lan", Duration::from_secs(300), 8192),
+        ("dmz", Duration::from_secs(7200), 100)
+    ]);
+    let [web, db, uplink] = config.ports.as_slice() else { panic!("three ports") };
+    assert_eq!((web.name.as_str(), web.switch.as_str()), ("web", "lan"));
+    assert_eq!(web.attach, Attach::VhostUser {
+        socket: "/run/ringway/web.sock".into(),
+        role: SocketRole::Server,
+        queue_pairs: 2
+    });
+    assert_eq!((web.mac, web.mtu), (Some([0x52, 0x54, 0, 0, 0, 1]), Some(9000)));
+    assert_eq!((web.profile, web.offloads), (Profile::Open, false));
+    assert_eq!(db.attach, Attach::VhostUser {
+        socket: "/etc/ringway/db.sock".into(),
+        role: SocketRole::Client,
+        queue_pairs: 1
+    });
+    assert_eq!((db.profile, db.offloads, db.mac, db.mtu), (Profile::Guest, true, None, None));
+    assert_eq!(uplink.attach, Attach::Tap { name: "rw0".into(), queues: 4 });
+    assert_eq!(uplink.profile, Profile::Open);
+}
+
+#[test]
+fn an_empty_file_has_defaults() {
+    let config = parse("").expect("no mistake").config;
+    assert_eq!(config.control.socket, config::default_control_socket());
+    assert_eq!(config.control.http, None);
+    assert!(matches!(config.workers.mode, WorkerMode::Pool { threads } if threads >= 1));
+    assert!(config.workers.cpus.is_empty() && config.switches.is_empty() && config.ports.is_empty());
+}
+
+#[test]
+fn worker_modes() {
+    let mode = |text: &str| parse(&format!("[workers]\n{text}")).expect("no mistake").config.workers.mode;
+    assert_eq!(mode("mode = \"per-device\""), WorkerMode::PerDevice);
+    assert_eq!(mode("mode = \"pool\"\nthreads = 3"), WorkerMode::Pool { threads: 3 });
+    assert_eq!(mode("threads = 3\ncpus = [0]"), WorkerMode::Pool { threads: 3 });
+    assert_eq!(mode("cpus = [4, 5, 6]"), WorkerMode::Pool { threads: 3 });
+}
+
+/// One mistake: the text, `LINE FIELD`, a part of what is said, a part of what is accepted.
+type Case = (&'static str, &'static str, &'static str, &'static str);
+
+fn check(cases: &[Case]) {
+    for (text, place, what, accepted) in cases {
+        let error = parse(text).expect_err(text);
+        let [mistake] = error.mistakes.as_slice() else { panic!("{text}\n{error}") };
+        assert_eq!(format!("{} {}", mistake.line, mistake.field), *place, "{text}\n{error}");
+        assert!(mistake.what.contains(what), "{text}\n{error}");
+        assert!(mistake.accepted.contains(accepted), "{text}\n{error}");
+        let line = format!("/etc/ringway/ringway.toml:{}: {}: ", mistake.line, mistake.field);
+        assert!(error.to_string().starts_with(&line), "{error}");
+    }
+}
+
+#[test]
+fn mistakes_of_control_and_workers() {
+    check(&[
+        ("colour = 1", "1 colour", "unknown key", "control, workers, switch, port"),
+        ("[contrl]\nsocket = '/c'", "1 contrl", "did you mean \"control\"", "control"),
+        ("control = 1", "1 control", "is an integer, not a table", "[control]"),
+        ("[control]\nsokcet = '/c'", "2 control.sokcet", "did you mean \"socket\"", "socket, http"),
+        ("[control]\nsocket = 7", "2 control.socket", "is an integer, not a string", "a path"),
+        ("[control]\nsocket = ''", "2 control.socket", "empty", "a path"),
+        ("[control]\nhttp = 'localhost'", "2 control.http", "no address", "127.0.0.1:9464"),
+        ("[workers]\nmode = 'pol'", "2 workers.mode", "did you mean \"pool\"", "\"per-device\" or \"pool\""),
+        ("[workers]\nmode = 'sidecore'", "2 workers.mode", "not available", "in a later version"),
+        ("[workers]\nthreads = 0", "2 workers.threads", "0 is out of range", "1 to 256"),
+        ("[workers]\nthreads = -1", "2 workers.threads", "-1 is out of range", "1 to 256"),
+        ("[workers]\nthreads = 1.5", "2 workers.threads", "is a float", "1 to 256"),
+        ("[workers]\nthreads = 99999999999999999999", "2 workers.threads", "out of range", "1 to 256"),
+        (
+            "[workers]\nmode = 'per-device'\nthreads = 2",
+            "3 workers.threads",
+            "one thread a device",
+            "mode = \"pool\"",
+        ),
+        ("[workers]\ncpus = 1", "2 workers.cpus", "is an integer, not an array", "a list"),
+        ("[workers]\ncpus = [\n0,\n0,\n]", "4 workers.cpus[1]", "0 is listed twice", "different"),
+        ("[workers]\ncpus = [5000]", "2 workers.cpus[0]", "out of range", "0 to 1023"),
+        ("[workers]\ncpus = ['a']", "2 workers.cpus[0]", "is a string", "0 to 1023"),
+    ]);
+}
+
+#[test]
+fn mistakes_of_switches() {
+    check(&[
+        ("switch = 'lan'", "1 switch", "is a string, not a table", "[switch.lan]"),
+        ("[switch]\nlan = 1", "2 switch.lan", "is an integer, not a table", "[switch.lan]"),
+        ("[switch.'a b']", "1 switch.a b", "is no name", "letters"),
+        ("[switch.lan]\naging = '5m'", "2 switch.lan.aging", "did you mean \"ageing\"", "ageing, max-entries"),
+        ("[switch.lan]\nageing = 300", "2 switch.lan.ageing", "is an integer", "such as \"5m\""),
+        ("[switch.lan]\nageing = '5 min'", "2 switch.lan.ageing", "not a whole number", "such as \"5m\""),
+        ("[switch.lan]\nageing = '0s'", "2 switch.lan.ageing", "out of range", "from \"1s\""),
+        ("[switch.lan]\nmax-entries = 0", "2 switch.lan.max-entries", "out of range", "1 to 1048576"),
+    ]);
+}
+
+/// A file with a switch (line 1) and a port whose lines begin at 3.
+macro_rules! port {
+    ($lines:expr) => {
+        concat!("[switch.lan]\n[port.web]\n", $lines)
+    };
+}
+
+#[test]
+fn mistakes_of_ports() {
+    check(&[
+        (port!("vhost-user.socket = '/w'"), "2 port.web", "has no switch", "one of: lan"),
+        (port!("switch = 'lam'\nvhost-user.socket = '/w'"), "3 port.web.switch", "no switch \"lam\"", "lan"),
+        ("[port.web]\nswitch = 'lan'\ntap.name = 't'", "2 port.web.switch", "no switch \"lan\"", "[switch.lan]"),
+        (port!("switch = 'lan'"), "2 port.web", "attached to nothing", "vhost-user = { socket"),
+        (
+            port!("switch = 'lan'\ntap.name = 't'\nvhost-user.socket = '/w'"),
+            "5 port.web.vhost-user",
+            "has tap already",
+            "exactly one of",
+        ),
+        (port!("switch = 'lan'\nvhost-user = '/w'"), "4 port.web.vhost-user", "is a string", "{ socket"),
+        (port!("switch = 'lan'\nvhost-user = {}"), "4 port.web.vhost-user", "has no socket", "socket = a path"),
+        (
+            port!("switch = 'lan'\nvhost-user = { socket = '/w', queue_pairs = 2 }"),
+            "4 port.web.vhost-user.queue_pairs",
+            "did you mean \"queue-pairs\"",
+            "socket, queue-pairs, mode",
+        ),
+        (
+            port!("switch = 'lan'\nvhost-user = { socket = '/w', queue-pairs = 129 }"),
+            "4 port.web.vhost-user.queue-pairs",
+            "129 is out of range",
+            "1 to 128",
+        ),
+        (
+            port!("switch = 'lan'\nvhost-user = { socket = '/w', mode = 'sever' }"),
+            "4 port.web.vhost-user.mode",
+            "did you mean \"server\"",
+            "\"server\" or \"client\"",
+        ),
+        (port!("switch = 'lan'\ntap = {}"), "4 port.web.tap", "has no name", "interface name"),
+        (port!("switch = 'lan'\ntap.name = 'a/b'"), "4 port.web.tap.name", "no interface name", "1 to 15"),
+        (
+            port!("switch = 'lan'\nvfio-user.socket = '/w'"),
+            "4 port.web.vfio-user",
+            "not available in this version",
+            "vhost-user",
+        ),
+        (port!("switch = 'lan'\naf-xdp.interface = 'e'"), "4 port.web.af-xdp", "not available", "tap"),
+        (port!("switch = 'lan'\npacket.interface = 'e'"), "4 port.web.packet", "not available", "tap"),
+        (
+            port!("switch = 'lan'\ntap.name = 't'\nmac = '01:00:5e:00:00:01'"),
+            "5 port.web.mac",
+            "\"01:00:5e:00:00:01\" is a multicast address",
+            "a unicast address such as 52:54:00:00:00:01",
+        ),
+        (port!("switch = 'lan'\ntap.name = 't'\nmac = 'x'"), "5 port.web.mac", "not six", "unicast"),
+        (port!("switch = 'lan'\ntap.name = 't'\nmtu = 67"), "5 port.web.mtu", "67 is out of", "68 to 65535"),
+        (port!("switch = 'lan'\ntap.name = 't'\nmtu = 65536"), "5 port.web.mtu", "out of range", "68 to 65535"),
+        (
+            port!("switch = 'lan'\ntap.name = 't'\nprofile = 'closed'"),
+            "5 port.web.profile",
+            "unknown value",
+            "\"guest\" or \"open\"",
+        ),
+        (port!("switch = 'lan'\ntap.name = 't'\noffloads = 1"), "5 port.web.offloads", "an integer", "true or"),
+        (port!("switch = 'lan'\ntap.name = 't'\nmacs = 1"), "5 port.web.macs", "did you mean \"mac\"", "mtu"),
+        ("[[port.web]]\nswitch = 'lan'", "1 port.web", "is an array, not a table", "[port.web]"),
+    ]);
+}
+
+#[test]
+fn sections_of_later_versions_are_named() {
+    check(&[
+        ("[disk.root]\nfile = 'root.qcow2'", "1 disk.root", "disk is not available", "switch and port"),
+        ("[scsi.store]", "1 scsi.store", "scsi is not available", "switch and port"),
+        ("[share.home]", "1 share.home", "share is not available", "switch and port"),
+        ("[gpu.screen]", "1 gpu.screen", "gpu is not available", "switch and port"),
+    ]);
+}
+
+#[test]
+fn what_only_one_port_may_have() {
+    let two = |first: &str, second: &str| {
+        format!("[switch.lan]\n[port.a]\nswitch = 'lan'\n{first}\n[port.b]\nswitch = 'lan'\n{second}\n")
+    };
+    let cases = [
+        (
+            two("tap.name = 'x'\nmac = '52:54:00:00:00:0A'", "tap.name = 'y'\nmac = '52:54:00:00:00:0a'"),
+            "9 port.b.mac",
+            "52:54:00:00:00:0a is used already by port.a.mac at line 5",
+        ),
+        (two("tap.name = 'x'", "tap.name = 'x'"), "7 port.b.tap.name", "port.a.tap.name at line 4"),
+        (
+            two("vhost-user.socket = '/run/w'", "vhost-user.socket = '/run/./w'"),
+            "7 port.b.vhost-user.socket",
+            "port.a.vhost-user.socket at line 4",
+        ),
+    ];
+    for (text, place, what) in cases {
+        let error = parse(&text).expect_err(&text);
+        let [mistake] = error.mistakes.as_slice() else { panic!("{error}") };
+        assert_eq!(format!("{} {}", mistake.line, mistake.field), place, "{error}");
+        assert!(mistake.what.contains(what), "{error}");
+    }
+    let control = "[control]\nsocket = '/run/w'\n[switch.lan]\n[port.a]\nswitch = 'lan'\nvhost-user.socket = '/run/w'";
+    assert_eq!(mistakes(control), ["6 port.a.vhost-user.socket"]);
+}
+
+#[test]
+fn all_mistakes_come_at_once_in_the_order_of_lines() {
+    let text = r#"
+[port.web]
+switch = "wan"
+vhost-user = { socket = "", queue-pairs = 0, colour = "red" }
+mac = "01:00:00:00:00:01"
+mtu = 1
+
+[workers]
+mode = "threads"
+cpus = [0, 0]
+
+[switch.lan]
+ageing = "soon"
+
+[disk.root]
+
+[port.uplink]
+switch = "lan"
+"#;
+    assert_eq!(mistakes(text), [
+        "3 port.web.switch",
+        "4 port.web.vhost-user.colour",
+        "4 port.web.vhost-user.queue-pairs",
+        "4 port.web.vhost-user.socket",
+        "5 port.web.mac",
+        "6 port.web.mtu",
+        "9 workers.mode",
+        "10 workers.cpus[1]",
+        "13 switch.lan.ageing",
+        "15 disk.root",
+        "17 port.uplink",
+    ]);
+}
+
+#[test]
+fn syntax_errors_stand_beside_the_other_mistakes() {
+    let text = "[switch.lan]\nageing = \n[port.web]\nswitch = 'lan'\ntap.name = 't'\nmtu = 1\nmac 5\n";
+    assert_eq!(mistakes(text), ["2 syntax", "6 port.web.mtu", "7 syntax"]);
+    assert_eq!(mistakes("[switch.lan]\n[switch.lan]\n"), ["2 syntax"]);
+    assert_eq!(mistakes("[workers]\nthreads = 1\nthreads = 2\n"), ["3 syntax"]);
+    assert_eq!(mistakes("[switch.lan\nageing = 'x'\n"), ["1 syntax"]);
+    assert_eq!(mistakes("[switch.lan\nageing = 'x'\n[gpu.x]\n[port.web"), ["1 syntax", "3 gpu.x", "4 syntax"]);
+}
+
+#[test]
+fn files_that_cannot_be_used_at_all() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("ringway.toml");
+    let missing = config::load(&file).expect_err("no file");
+    assert_eq!(missing.mistakes[0].line, 0);
+    assert!(missing.to_string().contains("ringway.toml: file: cannot be read: No such file"), "{missing}");
+
+    std::fs::write(&file, b"[workers]\n# \xff\n").expect("written");
+    let garbled = config::load(&file).expect_err("no UTF-8");
+    assert_eq!((garbled.mistakes[0].line, garbled.mistakes[0].field.as_str()), (2, "syntax"));
+
+    std::fs::write(&file, vec![b'#'; config::FILE_BYTES_MAX as usize + 1]).expect("written");
+    assert!(config::load(&file).expect_err("too large").to_string().contains("larger than"));
+
+    let deep = format!("a = {}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert!(parse(&deep).is_err());
+}
+
+#[test]
+fn relative_paths_start_from_the_directory_of_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("ringway.toml");
+    std::fs::write(&file, "[switch.lan]\n[port.a]\nswitch = 'lan'\nvhost-user.socket = 'a.sock'\n")
+        .expect("written");
+    let config = config::load(&file).expect("no mistake").config;
+    assert_eq!(config.ports[0].attach.socket(), Some(directory.path().join("a.sock").as_path()));
+}
+
+#[test]
+fn the_environment_is_checked_as_a_whole() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(directory.path().join("file"), "").expect("written");
+    let _socket = std::os::unix::net::UnixListener::bind(directory.path().join("stale.sock")).expect("bound");
+    let text = format!(
+        "[control]\nsocket = '{}'\n[workers]\ncpus = [1023]\n[switch.lan]\n\
+         [port.a]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
+         [port.b]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
+         [port.c]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
+         [port.d]\nswitch = 'lan'\nvhost-user = {{ socket = '{}', mode = 'client' }}\n\
+         [port.e]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
+         [port.f]\nswitch = 'lan'\ntap.name = 'lo'\n",
+        at("file"),
+        at("stale.sock"),
+        at("missing/b.sock"),
+        at("file/c.sock"),
+        at("missing/d.sock"),
+        at("new.sock"),
+    );
+    let loaded = parse(&text).expect("no mistake in the text");
+    let error = config::environment_check(&loaded).expect_err("mistakes of the machine");
+    let places: Vec<_> = error.mistakes.iter().map(|m| format!("{} {}", m.line, m.field)).collect();
+    assert_eq!(
+        places,
+        [
+            "2 control.socket",
+            "4 workers.cpus",
+            "11 port.b.vhost-user.socket",
+            "14 port.c.vhost-user.socket",
+            "23 port.f.tap.name"
+        ],
+        "{error}"
+    );
+    assert!(error.mistakes[0].what.contains("exists and is no socket"), "{error}");
+    assert!(error.mistakes[2].what.contains("No such file"), "{error}");
+}
