@@ -1,0 +1,66 @@
+//! `vmtests setup` makes the peers' root; `vmtests guests` joins two guests without Ringway; `vmtests bench switch` measures.
+
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use vmtests::guest::{Guest, GuestConfig, Lab};
+use vmtests::sysroot::{Sysroot, temporary_directory};
+
+#[derive(Parser)]
+#[command(
+    name = "vmtests",
+    about = "Real peers of Ringway's tests and benches",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Make the peers' root: QEMU, DPDK, Open vSwitch and a kernel, in a Debian tree under target/sysroot
+    Setup,
+    /// Join two guests by QEMU's own stream network, ping and measure: tells a fault of the peers from one of Ringway
+    Guests,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Task::Setup => Sysroot::ensure().map(|root| println!("peers' root: {}", root.path().display())),
+        Task::Guests => guests(),
+    }
+}
+
+fn guests() -> anyhow::Result<()> {
+    let directory = tempfile::Builder::new().prefix("rw-").tempdir_in(temporary_directory())?;
+    let start = Instant::now();
+    let say = |what: &str| println!("[{:6.1} s] {what}", start.elapsed().as_secs_f64());
+    let lab = Lab::prepare(directory.path())?;
+    say(&format!("guests run with {}", lab.accelerator.name()));
+    let link = directory.path().join("link.sock");
+    let [mut a, mut b] = Guest::boot_all(&lab, [joined("a", &link, true), joined("b", &link, false)])?;
+    say("both guests answer");
+    a.must("ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up")?;
+    b.must("ip addr add 10.0.0.2/24 dev eth0 && ip link set eth0 up")?;
+    say(&a.must("uname -r; ping -c 3 -i 0.2 -w 10 10.0.0.2")?);
+    b.must("iperf3 -s -D")?;
+    say(&a.must_within("iperf3 -c 10.0.0.2 -t 3", Duration::from_secs(30))?);
+    a.reboot()?;
+    say("guest a answers again after a reboot");
+    Ok(())
+}
+
+fn joined(name: &str, link: &Path, server: bool) -> GuestConfig {
+    let mut config = GuestConfig::new(name);
+    let role = if server { "on" } else { "off" };
+    config.arguments =
+        ["-netdev", &format!("stream,id=net0,server={role},addr.type=unix,addr.path={}", link.display())]
+            .map(str::to_owned)
+            .to_vec();
+    config.arguments.extend([
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=net0,mac=52:54:00:00:00:0{}", 1 + u8::from(!server)),
+    ]);
+    config
+}

@@ -1,0 +1,2 @@
+//! Ringway and real network peers.
+fn main() {}
