@@ -65,7 +65,7 @@ impl Accelerator {
             accelerator: Self::Kvm,
         };
         let Ok(mut guest) = Guest::start(&trial, GuestConfig::new("kvm-trial")) else { return false };
-        guest.console.wait_ready(Duration::from_secs(15)).is_ok()
+        guest.console.wait_ready(Duration::from_secs(10)).is_ok()
     }
 }
 

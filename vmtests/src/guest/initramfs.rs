@@ -14,6 +14,9 @@ const MODULES: &[&str] = &["virtio_pci", "virtio_net", "af_packet", "8021q"];
 /// Programs with shared libraries, as paths in the root.
 const PROGRAMS: &[&str] = &["/usr/bin/iperf3", "/usr/sbin/ethtool"];
 
+/// Libraries that programs load while they run (`pthread_cancel` does), so that `ldd` does not list them.
+const LIBRARIES: &[&str] = &["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1"];
+
 /// Builds the archive at `path` from what the root holds.
 pub fn build(sysroot: &Sysroot, path: &Path) -> anyhow::Result<()> {
     let mut archive = Archive::new();
@@ -55,7 +58,8 @@ pub fn build(sysroot: &Sysroot, path: &Path) -> anyhow::Result<()> {
 /// The programs and the libraries that they load, as the root's own loader finds them.
 fn files_of(sysroot: &Sysroot) -> anyhow::Result<BTreeSet<String>> {
     let listed = sysroot.output("ldd", PROGRAMS)?;
-    let mut files: BTreeSet<String> = PROGRAMS.iter().map(|program| (*program).to_owned()).collect();
+    let mut files: BTreeSet<String> =
+        PROGRAMS.iter().chain(LIBRARIES).map(|file| (*file).to_owned()).collect();
     files.extend(listed.lines().filter_map(library).map(str::to_owned));
     Ok(files)
 }
