@@ -2,9 +2,13 @@
 //!
 //! `cargo run -p switch --example decide_cost --profile fast`
 //!
-//! Half of the stations are behind each of two ports. In the first table each frame of a burst has another random
-//! source and destination, which no cache of the last answer helps; in the second a burst is one flow. The figure is
-//! the median of several runs.
+//! Half of the stations are behind each of two ports, and a burst comes from one of them:
+//!
+//! * *mixed*: each frame has another random source and destination (an uplink's worst case);
+//! * *one sender*: a burst has one source, each frame another random destination (a busy guest);
+//! * *one flow*: a burst has one source and one destination.
+//!
+//! Each figure is the median of several runs.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -28,20 +32,21 @@ fn next(state: &mut u64) -> u64 {
     *state
 }
 
-/// Frames from stations behind port 0 (even numbers) to stations behind port 1 (odd numbers).
-fn frames(stations: u64, run_length: usize) -> Vec<EthernetHead> {
+/// Frames from stations behind port 0 (even numbers) to stations behind port 1 (odd numbers). A source stays for
+/// `src_run` frames and a destination for `dst_run`.
+fn frames(stations: u64, src_run: usize, dst_run: usize) -> Vec<EthernetHead> {
     let mut state = 0x9e37_79b9_7f4a_7c15;
-    let mut draw = || {
-        let random = next(&mut state);
-        let (src, dst) = (random % stations.div_ceil(2) * 2, (random >> 32) % stations.div_ceil(2) * 2 + 1);
+    let (mut src, mut dst) = (0, 0);
+    let frame = |index: usize| {
+        if index.is_multiple_of(src_run) {
+            src = (next(&mut state) >> 16) % stations.div_ceil(2) * 2;
+        }
+        if index.is_multiple_of(dst_run) {
+            dst = (next(&mut state) >> 16) % stations.div_ceil(2) * 2 + 1;
+        }
         EthernetHead { dst: station(dst), src: station(src), ethertype: 0x0800, vlan: None }
     };
-    let mut heads = Vec::with_capacity(FRAMES);
-    while heads.len() < FRAMES {
-        let head = draw();
-        heads.extend((0..run_length).map(|_| head));
-    }
-    heads
+    (0..FRAMES).map(frame).collect()
 }
 
 fn median_ns(bridge: &Bridge, heads: &[EthernetHead]) -> f64 {
@@ -61,8 +66,9 @@ fn median_ns(bridge: &Bridge, heads: &[EthernetHead]) -> f64 {
 }
 
 fn main() -> Result<(), switch::BridgeError> {
-    println!("{:>8}  {:>14}  {:>14}", "stations", "mixed ns/frame", "flow ns/frame");
-    for stations in [1, 2, 1000, 10_000] {
+    println!("ns per frame, bursts of {BURST}");
+    println!("{:>8}  {:>10}  {:>10}  {:>10}", "stations", "mixed", "one sender", "one flow");
+    for stations in [1, 100, 1000, 10_000] {
         let bridge = Bridge::new(BridgeConfig::new(Instant::now().elapsed().as_nanos() as u64 ^ 0x5eed));
         bridge.add_port(PortId(0))?;
         bridge.add_port(PortId(1))?;
@@ -71,9 +77,9 @@ fn main() -> Result<(), switch::BridgeError> {
                 EthernetHead { dst: MacAddr::BROADCAST, src: station(number), ethertype: 0x0806, vlan: None };
             let _ = bridge.decide(PortId((number % 2) as u16), &head, Now::from_millis(0));
         }
-        let mixed = median_ns(&bridge, &frames(stations, 1));
-        let flow = median_ns(&bridge, &frames(stations, BURST));
-        println!("{stations:>8}  {mixed:>14.2}  {flow:>14.2}");
+        let [mixed, sender, flow] = [(1, 1), (BURST, 1), (BURST, BURST)]
+            .map(|(src_run, dst_run)| median_ns(&bridge, &frames(stations, src_run, dst_run)));
+        println!("{stations:>8}  {mixed:>10.2}  {sender:>10.2}  {flow:>10.2}");
     }
     Ok(())
 }

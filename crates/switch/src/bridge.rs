@@ -24,10 +24,10 @@ use parking_lot::Mutex;
 use crate::fdb::{Fdb, Hit, Slot};
 use crate::frame::EthernetHead;
 use crate::ledger::{Learned, Ledger};
-use crate::types::{DropReason, MacAddr, Now, PortId, UnicastMac, Verdict, Vlan};
+use crate::types::{DropReason, Now, PortId, UnicastMac, Verdict, Vlan};
 
 /// An entry's time is renewed at most this often, in milliseconds.
-const REFRESH_MS_MAX: u32 = 1000;
+const REFRESH_MS_MAX: i32 = 1000;
 /// Buckets that one call of [`Bridge::age`] sweeps, unless a sixteenth of the table is more.
 const SWEEP_BUCKETS_MIN: usize = 1024;
 /// Entries that a flush removes before it lets waiting workers at the table.
@@ -110,6 +110,13 @@ impl PortBits {
     }
 }
 
+/// Where and when a burst came in.
+struct Ingress {
+    port: PortId,
+    bits: PortBits,
+    now: Now,
+}
+
 /// Why the control side's request was refused. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BridgeError {
@@ -171,8 +178,8 @@ pub struct Bridge {
     member_count: AtomicU32,
     /// Those of them that take frames to unknown stations.
     flood_count: AtomicU32,
-    ageing_ms: u32,
-    refresh_ms: u32,
+    ageing_ms: i32,
+    refresh_ms: i32,
     /// Bucket at which the next sweep starts.
     sweep: AtomicUsize,
     ledger: Mutex<Ledger>,
@@ -183,7 +190,7 @@ impl Bridge {
     #[must_use]
     pub fn new(config: BridgeConfig) -> Self {
         let entries_max = config.max_entries.clamp(1, BridgeConfig::ENTRIES_MAX);
-        let ageing_ms = config.ageing_ms.min(BridgeConfig::AGEING_MS_MAX);
+        let ageing_ms = config.ageing_ms.min(BridgeConfig::AGEING_MS_MAX) as i32;
         let fdb = Fdb::new(entries_max, config.seed);
         Self {
             ledger: Mutex::new(Ledger::new(&fdb, entries_max)),
@@ -202,22 +209,31 @@ impl Bridge {
     /// Decides for one frame and learns its source.
     #[inline]
     pub fn decide(&self, in_port: PortId, head: &EthernetHead, now: Now) -> Verdict {
-        self.decide_from(in_port, self.bits(in_port), head, now)
+        let ingress = Ingress { port: in_port, bits: self.bits(in_port), now };
+        self.check_source(&ingress, head).unwrap_or_else(|| self.look_up(&ingress, head))
     }
 
     /// Decides for a burst of frames from one port, in order, as [`Self::decide`] would one by one. Verdicts go to the
     /// front of `out`; heads beyond its length are left undecided.
     pub fn decide_burst(&self, in_port: PortId, heads: &[EthernetHead], now: Now, out: &mut [Verdict]) {
         debug_assert!(out.len() >= heads.len());
-        let bits = self.bits(in_port);
-        let mut last: Option<(MacAddr, MacAddr, Verdict)> = None;
-        for (head, verdict) in heads.iter().zip(out) {
-            // Frames of one flow come in runs, and the same question at the same time has the same answer.
-            *verdict = match last {
-                Some((dst, src, answer)) if dst == head.dst && src == head.src => answer,
-                _ => self.decide_from(in_port, bits, head, now),
-            };
-            last = Some((head.dst, head.src, *verdict));
+        let ingress = Ingress { port: in_port, bits: self.bits(in_port), now };
+        // Frames of one sender and of one flow come in runs, and the same question at the same time has the same
+        // answer. A source that was just refused is not remembered.
+        const NONE: u64 = u64::MAX;
+        let (mut accepted_src, mut last_dst) = (NONE, NONE);
+        let mut verdict = Verdict::Drop(DropReason::InvalidSource);
+        for (head, out) in heads.iter().zip(out) {
+            let (src, dst) = (head.src.to_u64(), head.dst.to_u64());
+            if src != accepted_src || head.dst.is_multicast() {
+                let refusal = self.check_source(&ingress, head);
+                accepted_src = if refusal.is_none() { src } else { NONE };
+                verdict = refusal.unwrap_or_else(|| self.look_up(&ingress, head));
+            } else if dst != last_dst {
+                verdict = self.look_up(&ingress, head);
+            }
+            last_dst = dst;
+            *out = verdict;
         }
     }
 
@@ -230,43 +246,48 @@ impl Bridge {
         bits.is_member() && (bits.floods() || head.dst.is_multicast())
     }
 
+    /// The steps before the lookup: `None` if the frame may go on, and then its source is known.
     #[inline]
-    fn decide_from(&self, in_port: PortId, bits: PortBits, head: &EthernetHead, now: Now) -> Verdict {
-        if !bits.is_member() {
-            return Verdict::Drop(DropReason::IngressRemoved);
+    fn check_source(&self, ingress: &Ingress, head: &EthernetHead) -> Option<Verdict> {
+        if !ingress.bits.is_member() {
+            return Some(Verdict::Drop(DropReason::IngressRemoved));
         }
-        let Some(src) = head.src.unicast() else { return Verdict::Drop(DropReason::InvalidSource) };
-        if head.dst.link_local_group().is_some_and(|group| group != 0) {
-            return Verdict::Drop(DropReason::LinkLocal);
+        let Some(src) = head.src.unicast() else { return Some(Verdict::Drop(DropReason::InvalidSource)) };
+        if head.dst.is_multicast() && head.dst.link_local_group().is_some_and(|group| group != 0) {
+            return Some(Verdict::Drop(DropReason::LinkLocal));
         }
-        if !self.admit(in_port, bits, src, now) {
-            return Verdict::Drop(DropReason::SourceTaken);
-        }
-        if head.dst.is_multicast() {
-            return flood(&self.member_count, true);
-        }
-        match head.dst.unicast().and_then(|dst| self.fdb.find(dst)) {
-            Some(hit) if self.is_alive(&hit, now) => match hit.word.port() {
-                port if port == in_port => Verdict::Drop(DropReason::SamePort),
-                port => Verdict::Unicast(port),
-            },
-            _ => flood(&self.flood_count, bits.floods()),
-        }
+        let accepted = self.accept(ingress, src);
+        (!accepted).then_some(Verdict::Drop(DropReason::SourceTaken))
     }
 
     /// Learns a source, or notes that it was seen. False if it is pinned to another port.
     #[inline]
-    fn admit(&self, in_port: PortId, bits: PortBits, src: UnicastMac, now: Now) -> bool {
-        let learns = bits.learns() && self.ageing_ms != 0;
+    fn accept(&self, ingress: &Ingress, src: UnicastMac) -> bool {
+        let learns = ingress.bits.learns() && self.ageing_ms != 0;
         match self.fdb.find(src) {
-            Some(hit) if hit.word.port() == in_port => {
+            Some(hit) if hit.word.port() == ingress.port => {
                 if learns {
-                    hit.refresh(now, self.refresh_ms);
+                    hit.refresh(ingress.now, self.refresh_ms);
                 }
                 true
             }
             Some(hit) if hit.word.is_static() => false,
-            _ => !learns || self.learn(in_port, src, now),
+            _ => !learns || self.learn(ingress.port, src, ingress.now),
+        }
+    }
+
+    /// Where a frame goes whose source is accepted.
+    #[inline]
+    fn look_up(&self, ingress: &Ingress, head: &EthernetHead) -> Verdict {
+        if head.dst.is_multicast() {
+            return flood(&self.member_count, true);
+        }
+        match head.dst.unicast().and_then(|dst| self.fdb.find(dst)) {
+            Some(hit) if self.is_alive(&hit, ingress.now) => match hit.word.port() {
+                port if port == ingress.port => Verdict::Drop(DropReason::SamePort),
+                port => Verdict::Unicast(port),
+            },
+            _ => flood(&self.flood_count, ingress.bits.floods()),
         }
     }
 
@@ -485,7 +506,7 @@ impl Bridge {
             mac: hit.word.mac()?,
             vlan: None,
             port: hit.word.port(),
-            age_ms: if is_static { 0 } else { u64::from(hit.age_ms(now)) },
+            age_ms: if is_static { 0 } else { u64::from(hit.age_ms(now).max(0).unsigned_abs()) },
             kind: if is_static { EntryKind::Static } else { EntryKind::Learned },
         };
         self.is_alive(hit, now).then_some(entry)

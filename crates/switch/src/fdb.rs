@@ -34,6 +34,14 @@ const BUCKETS_MIN: usize = 16;
 
 /// The group bit of the address in a word.
 const STATIC: u64 = 1 << 56;
+/// All bits of the address in a word, but for the group bit.
+const ADDRESS: u64 = !STATIC & !0xffff;
+
+/// An address where it stands in a word.
+#[inline]
+fn key_of(mac: UnicastMac) -> u64 {
+    mac.to_u64() << 16
+}
 
 /// An entry: address, port and kind in one word. Zero is "no entry", because no station has the address zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +51,7 @@ impl Word {
     const EMPTY: Self = Self(0);
 
     pub(crate) fn new(mac: UnicastMac, port: PortId, is_static: bool) -> Self {
-        Self(mac.to_u64() << 16 | u64::from(port.0) | if is_static { STATIC } else { 0 })
+        Self(key_of(mac) | u64::from(port.0) | if is_static { STATIC } else { 0 })
     }
 
     #[inline]
@@ -61,9 +69,14 @@ impl Word {
         UnicastMac::from_u64(self.address())
     }
 
-    #[inline]
     fn address(self) -> u64 {
-        (self.0 & !STATIC) >> 16
+        (self.0 & ADDRESS) >> 16
+    }
+
+    /// True if `key`, made by [`key_of`], and the word have one address.
+    #[inline]
+    fn has(self, key: u64) -> bool {
+        (self.0 ^ key) & ADDRESS == 0
     }
 }
 
@@ -100,6 +113,19 @@ struct Bucket {
     passed: AtomicU32,
 }
 
+impl Bucket {
+    #[inline]
+    fn find(&self, key: u64) -> Option<Hit<'_>> {
+        for (word, seen) in self.words.iter().zip(&self.seen) {
+            let word = Word(word.load(Ordering::Acquire));
+            if word.has(key) {
+                return Some(Hit { word, seen });
+            }
+        }
+        None
+    }
+}
+
 /// An entry as a reader found it.
 pub(crate) struct Hit<'a> {
     pub(crate) word: Word,
@@ -107,27 +133,26 @@ pub(crate) struct Hit<'a> {
 }
 
 impl Hit<'_> {
-    /// Milliseconds since the address last sent.
+    /// Milliseconds since the address last sent, as [`age_ms`].
     #[inline]
-    pub(crate) fn age_ms(&self, now: Now) -> u32 {
+    pub(crate) fn age_ms(&self, now: Now) -> i32 {
         age_ms(self.seen.load(Ordering::Relaxed), now)
     }
 
     /// Notes that the address sent now, unless that was noted less than `refresh_ms` ago: a busy sender must not make
     /// the line travel between cores with each frame.
     #[inline]
-    pub(crate) fn refresh(&self, now: Now, refresh_ms: u32) {
+    pub(crate) fn refresh(&self, now: Now, refresh_ms: i32) {
         if self.age_ms(now) >= refresh_ms {
             self.seen.store(now.as_millis() as u32, Ordering::Relaxed);
         }
     }
 }
 
-/// Time since `seen`; zero if another worker's clock reading was later. Right for spans below 2^31 ms (24 days).
+/// Time since `seen`; below zero if another worker's clock reading was later. Right for spans below 2^31 ms (24 days).
 #[inline]
-fn age_ms(seen: u32, now: Now) -> u32 {
-    let age = (now.as_millis() as u32).wrapping_sub(seen);
-    if age > i32::MAX as u32 { 0 } else { age }
+fn age_ms(seen: u32, now: Now) -> i32 {
+    (now.as_millis() as u32).wrapping_sub(seen) as i32
 }
 
 /// The address table.
@@ -155,8 +180,8 @@ impl Fdb {
     }
 
     #[inline]
-    fn home(&self, address: u64) -> usize {
-        folded_multiply(address ^ self.keys[0], self.keys[1]) as usize & (self.buckets.len() - 1)
+    fn home(&self, mac: UnicastMac) -> usize {
+        folded_multiply(mac.to_u64() ^ self.keys[0], self.keys[1]) as usize & (self.buckets.len() - 1)
     }
 
     #[inline]
@@ -168,18 +193,23 @@ impl Fdb {
     /// Looks an address up. Any thread, at any time.
     #[inline]
     pub(crate) fn find(&self, mac: UnicastMac) -> Option<Hit<'_>> {
-        let address = mac.to_u64();
-        let home = self.home(address);
-        for step in 0..PROBE_MAX {
+        let (home, key) = (self.home(mac), key_of(mac));
+        let bucket = self.bucket(home);
+        match bucket.find(key) {
+            None if bucket.passed.load(Ordering::Relaxed) != 0 => self.find_beyond(home, key),
+            hit => hit,
+        }
+    }
+
+    /// Looks behind the home bucket, which entries have passed.
+    #[cold]
+    #[inline(never)]
+    fn find_beyond(&self, home: usize, key: u64) -> Option<Hit<'_>> {
+        for step in 1..PROBE_MAX {
             let bucket = self.bucket(home + step);
-            for (word, seen) in bucket.words.iter().zip(&bucket.seen) {
-                let word = Word(word.load(Ordering::Acquire));
-                if word.address() == address {
-                    return Some(Hit { word, seen });
-                }
-            }
-            if bucket.passed.load(Ordering::Relaxed) == 0 {
-                return None;
+            let hit = bucket.find(key);
+            if hit.is_some() || bucket.passed.load(Ordering::Relaxed) == 0 {
+                return hit;
             }
         }
         None
@@ -206,7 +236,7 @@ impl Fdb {
     }
 
     /// How long ago the entry in a slot was last seen, in milliseconds.
-    pub(crate) fn age_ms(&self, slot: Slot, now: Now) -> u32 {
+    pub(crate) fn age_ms(&self, slot: Slot, now: Now) -> i32 {
         age_ms(self.seen(slot), now)
     }
 
@@ -222,7 +252,7 @@ impl Fdb {
 
     /// Every slot that may hold an address, nearest first.
     pub(crate) fn reach(&self, mac: UnicastMac) -> impl Iterator<Item = Slot> + use<> {
-        let (home, mask) = (self.home(mac.to_u64()), self.buckets.len() - 1);
+        let (home, mask) = (self.home(mac), self.buckets.len() - 1);
         (0..PROBE_MAX * WAYS).map(move |place| Slot::new((home + place / WAYS) & mask, place % WAYS))
     }
 
@@ -255,7 +285,7 @@ impl Fdb {
 
     /// Visits the buckets between an address's home and its slot.
     fn for_passed(&self, mac: UnicastMac, slot: Slot, visit: impl Fn(&AtomicU32)) {
-        let (home, mask) = (self.home(mac.to_u64()), self.buckets.len() - 1);
+        let (home, mask) = (self.home(mac), self.buckets.len() - 1);
         let distance = slot.bucket().wrapping_sub(home) & mask;
         for step in 0..distance {
             visit(&self.bucket(home + step).passed);
@@ -271,7 +301,7 @@ pub(crate) mod tests {
         /// The first `count` addresses from `first` on whose home is `bucket`.
         pub(crate) fn neighbours(&self, bucket: usize, first: u64, count: usize) -> Vec<UnicastMac> {
             let unicast = (first..).filter_map(UnicastMac::from_u64);
-            unicast.filter(|mac| self.home(mac.to_u64()) == bucket).take(count).collect()
+            unicast.filter(|mac| self.home(*mac) == bucket).take(count).collect()
         }
 
         /// Entries that went past each bucket, counted from the entries themselves, must be what `passed` says.
@@ -279,7 +309,7 @@ pub(crate) mod tests {
             let mut expected = vec![0u32; self.buckets.len()];
             for bucket in 0..self.buckets.len() {
                 for (slot, hit) in self.entries(bucket) {
-                    let mut at = self.home(hit.word.address());
+                    let mut at = self.home(hit.word.mac().unwrap());
                     while at != slot.bucket() {
                         expected[at] += 1;
                         at = (at + 1) & (self.buckets.len() - 1);
@@ -336,7 +366,7 @@ pub(crate) mod tests {
     #[test]
     fn age_survives_the_wrap_of_32_bits_and_clocks_that_disagree() {
         assert_eq!(age_ms(u32::MAX - 9, Now::from_millis((1 << 32) + 90)), 100);
-        assert_eq!(age_ms(1000, Now::from_millis(990)), 0);
+        assert_eq!(age_ms(1000, Now::from_millis(990)), -10);
     }
 
     #[test]

@@ -11,18 +11,66 @@ const AGEING_MS: u64 = 20_000;
 const PORTS: u16 = 4;
 const MACS: u64 = 24;
 
+/// Stations 0 to 23, then what is no station: zero, a group, broadcast, a link-local group.
+fn address(number: u64) -> MacAddr {
+    match number - number.min(MACS - 1) {
+        0 => mac(number).into(),
+        1 => MacAddr([0; 6]),
+        2 => MacAddr([0x33, 0x33, 0, 0, 0, 1]),
+        3 => MacAddr::BROADCAST,
+        _ => MacAddr([1, 0x80, 0xc2, 0, 0, 2]),
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Frame { in_port: u16, src: u64, dst: u64 },
-    Broadcast { in_port: u16, src: u64 },
-    Wait { millis: u64 },
+    Frame {
+        in_port: u16,
+        src: u64,
+        dst: u64,
+    },
+    Broadcast {
+        in_port: u16,
+        src: u64,
+    },
+    /// Stations as [`address`] numbers them.
+    Burst {
+        in_port: u16,
+        frames: Vec<(u64, u64)>,
+    },
+    Wait {
+        millis: u64,
+    },
     Age,
-    AddPort { port: u16 },
-    RemovePort { port: u16 },
-    SetFlags { port: u16, learning: bool, flood: bool },
-    AddStatic { mac: u64, port: u16 },
-    Remove { mac: u64 },
-    Flush { port: Option<u16> },
+    AddPort {
+        port: u16,
+    },
+    RemovePort {
+        port: u16,
+    },
+    SetFlags {
+        port: u16,
+        learning: bool,
+        flood: bool,
+    },
+    AddStatic {
+        mac: u64,
+        port: u16,
+    },
+    Remove {
+        mac: u64,
+    },
+    Flush {
+        port: Option<u16>,
+    },
+}
+
+/// Few addresses in each burst, so that there are runs.
+fn bursts() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let pool = proptest::collection::vec(0..MACS + 4, 1..4);
+    let choice = (any::<prop::sample::Index>(), any::<prop::sample::Index>());
+    (pool, proptest::collection::vec(choice, 1..16))
+        .prop_map(|(pool, picks)| picks.iter().map(|(src, dst)| (*src.get(&pool), *dst.get(&pool))).collect())
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -30,6 +78,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         20 => (port.clone(), mac.clone(), mac.clone()).prop_map(|(in_port, src, dst)| Step::Frame { in_port, src, dst }),
         2 => (port.clone(), mac.clone()).prop_map(|(in_port, src)| Step::Broadcast { in_port, src }),
+        6 => (port.clone(), bursts()).prop_map(|(in_port, frames)| Step::Burst { in_port, frames }),
         4 => (0..AGEING_MS / 3).prop_map(|millis| Step::Wait { millis }),
         2 => Just(Step::Age),
         1 => port.clone().prop_map(|port| Step::AddPort { port }),
@@ -61,6 +110,20 @@ struct Model {
 impl Model {
     fn alive(&self, mac: u64) -> Option<Known> {
         self.known.get(&mac).copied().filter(|known| known.is_static || self.now - known.seen < AGEING_MS)
+    }
+
+    /// A frame between addresses of any sort.
+    fn any_frame(&mut self, in_port: u16, src: u64, dst: u64) -> Verdict {
+        let (src_mac, dst_mac) = (address(src), address(dst));
+        if !self.ports.contains_key(&in_port) {
+            Verdict::Drop(DropReason::IngressRemoved)
+        } else if src_mac.is_multicast() || src_mac == MacAddr([0; 6]) {
+            Verdict::Drop(DropReason::InvalidSource)
+        } else if dst_mac.link_local_group().is_some() {
+            Verdict::Drop(DropReason::LinkLocal)
+        } else {
+            self.frame(in_port, src, (!dst_mac.is_multicast()).then_some(dst))
+        }
     }
 
     fn frame(&mut self, in_port: u16, src: u64, dst: Option<u64>) -> Verdict {
@@ -150,6 +213,15 @@ impl Pair {
                 let verdict = bridge.decide(PortId(in_port), &head(mac(src), MacAddr::BROADCAST), now);
                 assert_eq!(verdict, model.frame(in_port, src, None));
             }
+            Step::Burst { in_port, ref frames } => {
+                let heads: Vec<_> =
+                    frames.iter().map(|(src, dst)| head(address(*src), address(*dst))).collect();
+                let mut verdicts = vec![Verdict::Flood; heads.len()];
+                bridge.decide_burst(PortId(in_port), &heads, now, &mut verdicts);
+                for ((src, dst), verdict) in frames.iter().zip(verdicts) {
+                    assert_eq!(verdict, model.any_frame(in_port, *src, *dst), "{src} to {dst}");
+                }
+            }
             Step::Wait { millis } => model.now += millis,
             Step::Age => {
                 bridge.age(now);
@@ -235,6 +307,7 @@ proptest! {
                     pair.frame_at_small_table(in_port, src, MAX as usize);
                 }
                 // Static entries that fill the table are the ledger's own test.
+                Step::Burst { .. } => {}
                 Step::AddStatic { mac, .. } if mac > 3 || pair.model.known.len() >= MAX as usize => {}
                 _ => pair.step(step),
             }

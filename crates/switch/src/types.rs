@@ -65,7 +65,7 @@ impl MacAddr {
     #[inline]
     pub(crate) fn to_u64(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        u64::from(u16::from_be_bytes([a, b])) << 32 | u64::from(u32::from_be_bytes([c, d, e, f]))
     }
 }
 
@@ -125,40 +125,46 @@ fn hex_digit(byte: u8) -> Result<u8, MacParseError> {
 }
 
 /// An address that names one station: the I/G bit is clear and it is not zero. Keys of the FDB are of this type.
+///
+/// Kept as a number, first octet most significant, because tables compare and hash it as one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnicastMac([u8; 6]);
+pub struct UnicastMac(u64);
 
 impl UnicastMac {
+    /// The I/G bit of an address as a number.
+    const GROUP: u64 = 1 << 40;
+
     /// `None` for group addresses and for zero.
     #[inline]
     #[must_use]
     pub fn new(octets: [u8; 6]) -> Option<Self> {
-        (octets[0] & 1 == 0 && octets != [0; 6]).then_some(Self(octets))
+        Self::from_u64(MacAddr(octets).to_u64())
     }
 
     /// The six octets in the order they are sent.
     #[inline]
     #[must_use]
     pub fn octets(self) -> [u8; 6] {
-        self.0
+        let [_, _, octets @ ..] = self.0.to_be_bytes();
+        octets
     }
 
     /// The address as a number, first octet most significant; never zero.
     #[inline]
     pub(crate) fn to_u64(self) -> u64 {
-        MacAddr(self.0).to_u64()
+        self.0
     }
 
     /// Inverse of [`Self::to_u64`]; `None` where the number is no unicast address.
+    #[inline]
     pub(crate) fn from_u64(address: u64) -> Option<Self> {
-        let [_, _, octets @ ..] = address.to_be_bytes();
-        Self::new(octets)
+        (address & Self::GROUP == 0 && address != 0 && address >> 48 == 0).then_some(Self(address))
     }
 }
 
 impl From<UnicastMac> for MacAddr {
     fn from(mac: UnicastMac) -> Self {
-        Self(mac.0)
+        Self(mac.octets())
     }
 }
 
@@ -173,7 +179,7 @@ impl FromStr for UnicastMac {
 
 impl fmt::Display for UnicastMac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&MacAddr(self.0), f)
+        fmt::Display::fmt(&MacAddr(self.octets()), f)
     }
 }
 
