@@ -1,1 +1,41 @@
-//! Ringway: virtqueue.
+//! Virtqueues: rings in shared memory on one side, validated descriptor chains on the other.
+//!
+//! Both ring forms (split, packed), both layouts (separate areas of virtio 1.x, the contiguous one of 0.9 in
+//! either byte order) and both sides: [`DeviceQueue`] pops chains and completes them, [`DriverQueue`] adds
+//! buffers and collects the used ones (guests of our own, tests, benches).
+//!
+//! **Theory of operation.** The other side may write any word at any time. So each ring word and each
+//! descriptor is loaded exactly once, by an atomic load, into a private copy; the copy is validated and used.
+//! A [`Chain`] exists only after validation: bounded length, readable before writable, every byte inside the
+//! guest's memory, total length below 4 GiB. Its buffers are [`MemSlice`](guestmem::MemSlice)s borrowed from
+//! the memory they were validated against, kept in one flat list per [`Burst`], so that nothing is allocated
+//! once the burst is warm. A violated rule is a [`DriverFault`] and retires the queue until it is made anew.
+//!
+//! **Cost.** A burst loads the available index once, publishes used entries with one store and decides about
+//! the call with one fence. Ring words are `guestmem::MemArea` accesses without any translation; only
+//! buffers are translated, with the last region remembered.
+//!
+//! **Limits.** A queue is owned by one thread at a time. Each ring area lies inside one region. Descriptors
+//! of one chain are at most the queue's size, or [`INDIRECT_DESCRIPTORS_MAX`] in an indirect table when the
+//! queue is smaller than that.
+
+mod burst;
+mod descriptor;
+mod device;
+mod driver;
+mod event;
+mod fault;
+mod in_order;
+mod packed;
+mod packed_driver;
+mod setup;
+mod split;
+mod split_driver;
+mod walk;
+
+pub use burst::{Burst, Chain};
+pub use device::DeviceQueue;
+pub use driver::{DriverQueue, IndirectArea, QueueFull};
+pub use fault::{DeviceFault, DriverFault};
+pub use setup::{Endian, QueueSetup, QueueSize, RingArea, RingFeatures, RingLog, RingState, SetupFault};
+pub use walk::{INDIRECT_DESCRIPTORS_MAX, SEGMENTS_MAX};

@@ -1,0 +1,264 @@
+//! The device's side of a virtqueue, whatever its form.
+
+use crate::burst::{Burst, Chain};
+use crate::fault::DriverFault;
+use crate::in_order::{InOrder, Used};
+use crate::packed::PackedRing;
+use crate::setup::{QueueSetup, QueueSize, RingLog, RingState, SetupFault};
+use crate::split::SplitRing;
+use guestmem::{GuestAddr, GuestMemory};
+use std::sync::Arc;
+
+enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+/// The device's side of one virtqueue.
+///
+/// A fault of the driver retires the queue: nothing is popped any more, chains already popped can still be
+/// completed. A reset of the ring (`VIRTIO_F_RING_RESET`) is dropping the queue and making a new one.
+pub struct DeviceQueue {
+    ring: Ring,
+    size: QueueSize,
+    fault: Option<DriverFault>,
+    /// With IN_ORDER: completions that wait for their turn.
+    order: Option<InOrder>,
+    log: Option<RingLog>,
+    setup: QueueSetup,
+    memory: Arc<GuestMemory>,
+}
+
+impl DeviceQueue {
+    /// Starts a queue at `state`. The areas are validated and mapped here, once.
+    ///
+    /// After a change of the memory map a queue goes on as `new(&new_memory, &setup, old.state())`; it may
+    /// have nothing in flight then.
+    pub fn new(memory: &Arc<GuestMemory>, setup: &QueueSetup, state: RingState) -> Result<Self, SetupFault> {
+        let areas = setup.areas(memory)?;
+        let ring = if setup.features.packed {
+            Ring::Packed(PackedRing::new(areas, setup, state)?)
+        } else {
+            Ring::Split(SplitRing::new(areas, setup, state))
+        };
+        let mut queue = Self {
+            ring,
+            size: setup.size,
+            fault: None,
+            order: None,
+            log: setup.log.clone(),
+            setup: setup.clone(),
+            memory: Arc::clone(memory),
+        };
+        if setup.features.in_order {
+            queue.order = Some(InOrder::new(setup.size.get(), queue.sequence()));
+        }
+        Ok(queue)
+    }
+
+    /// Pops up to `max` chains and appends them to `burst`; returns how many. `memory` is what buffer
+    /// addresses refer to.
+    ///
+    /// Fewer than `max` does not mean that the ring is empty (a pop of very long chains stops early); zero
+    /// does. A fault retires the queue: chains in front of the faulty one are delivered first, the fault
+    /// comes with the next call and with every later one.
+    #[inline]
+    pub fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        max: usize,
+    ) -> Result<usize, DriverFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let (popped, fault) = match &mut self.ring {
+            Ring::Split(ring) => ring.pop(memory, burst, max),
+            Ring::Packed(ring) => ring.pop(memory, burst, max),
+        };
+        self.fault = fault;
+        match fault {
+            Some(fault) if popped == 0 => Err(fault),
+            _ => Ok(popped),
+        }
+    }
+
+    /// Gives back the chain popped last, newest first: it will be popped again.
+    ///
+    /// # Panics
+    /// If `chain` is not the newest chain that is in flight; that is a mistake of the device.
+    pub fn unpop(&mut self, chain: Chain) {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.unpop(&chain),
+            Ring::Packed(ring) => ring.unpop(&chain),
+        }
+    }
+
+    /// Gives `chain` back to the driver with `written` bytes written (more than it has room for are cut
+    /// off). The driver sees it after [`Self::flush`]; with IN_ORDER, not before all older ones.
+    ///
+    /// While logging, the pages of the whole writable part (as found in `burst`) are marked dirty.
+    #[inline]
+    pub fn complete(&mut self, burst: &Burst<'_>, chain: Chain, written: u32) {
+        let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
+        if self.log.is_some() {
+            self.log_buffers(burst, &chain);
+        }
+        if self.order.is_some() {
+            return self.complete_in_order(chain.sequence, used);
+        }
+        match &mut self.ring {
+            Ring::Split(ring) => ring.put_used(used),
+            Ring::Packed(ring) => ring.put_used(used),
+        }
+    }
+
+    fn complete_in_order(&mut self, sequence: u16, used: Used) {
+        let Some(order) = &mut self.order else { return };
+        order.insert(sequence, used);
+        while let Some(used) = order.take() {
+            match &mut self.ring {
+                Ring::Split(ring) => ring.put_used(used),
+                Ring::Packed(ring) => ring.put_used(used),
+            }
+        }
+    }
+
+    /// Publishes everything completed since the last flush. True: the driver wants a call.
+    #[inline]
+    pub fn flush(&mut self) -> bool {
+        if self.log.is_some() {
+            return self.flush_logged();
+        }
+        match &mut self.ring {
+            Ring::Split(ring) => ring.publish(),
+            Ring::Packed(ring) => ring.publish(),
+        }
+    }
+
+    /// Whether a pop would find something. A cheap look; a retired queue has nothing.
+    #[inline]
+    pub fn has_available(&self) -> bool {
+        self.fault.is_none()
+            && match &self.ring {
+                Ring::Split(ring) => ring.has_available(),
+                Ring::Packed(ring) => ring.has_available(),
+            }
+    }
+
+    /// Asks the driver not to kick. A hint: kicks may still come.
+    pub fn disable_notify(&mut self) {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.disable_notify(),
+            Ring::Packed(ring) => ring.disable_notify(),
+        }
+        self.log_wish();
+    }
+
+    /// Asks the driver to kick for the next chain. True: chains became available meanwhile, and for those
+    /// no kick may come, so the caller must go on popping before it sleeps.
+    #[must_use = "if chains became available meanwhile no kick will come for them"]
+    pub fn enable_notify(&mut self) -> bool {
+        let more = match &mut self.ring {
+            Ring::Split(ring) => ring.enable_notify(),
+            Ring::Packed(ring) => ring.enable_notify(),
+        };
+        self.log_wish();
+        more && self.fault.is_none()
+    }
+
+    /// Where the ring stands. Complete and flush what is in flight before handing the ring to someone else.
+    pub fn state(&self) -> RingState {
+        match &self.ring {
+            Ring::Split(ring) => ring.state(),
+            Ring::Packed(ring) => ring.state(),
+        }
+    }
+
+    /// Why the queue is retired, if it is.
+    pub fn fault(&self) -> Option<DriverFault> {
+        self.fault
+    }
+
+    /// Entries.
+    pub fn size(&self) -> QueueSize {
+        self.size
+    }
+
+    /// Whether the ring is packed.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.ring, Ring::Packed(_))
+    }
+
+    /// Starts, changes or ends dirty logging.
+    pub fn set_log(&mut self, log: Option<RingLog>) {
+        self.log = log;
+    }
+
+    fn sequence(&self) -> u16 {
+        match &self.ring {
+            Ring::Split(ring) => ring.sequence(),
+            Ring::Packed(ring) => ring.sequence(),
+        }
+    }
+}
+
+/// Dirty logging: rare and off the fast path.
+impl DeviceQueue {
+    #[cold]
+    fn log_buffers(&self, burst: &Burst<'_>, chain: &Chain) {
+        let Some(RingLog { log, .. }) = &self.log else { return };
+        for segment in burst.writable(chain) {
+            if let Some(addr) = self.memory.guest_of_slice(segment) {
+                log.mark(addr, segment.len() as u64);
+            }
+        }
+    }
+
+    #[cold]
+    fn flush_logged(&mut self) -> bool {
+        match &mut self.ring {
+            Ring::Split(ring) => {
+                let old = ring.published();
+                let call = ring.publish();
+                if ring.published() != old {
+                    let writes = ring.used_writes(old, ring.published());
+                    self.log_used_ring(&writes);
+                }
+                call
+            }
+            Ring::Packed(ring) => {
+                let call = ring.publish();
+                // Which descriptors were written since the last flush is not kept: the whole ring counts.
+                let bytes = u64::from(self.size.get()) * crate::descriptor::DESCRIPTOR_SIZE as u64;
+                self.log_packed(self.setup.desc, bytes);
+                call
+            }
+        }
+    }
+
+    fn log_wish(&self) {
+        if self.log.is_none() {
+            return;
+        }
+        match &self.ring {
+            Ring::Split(ring) => self.log_used_ring(&[ring.wish_write()]),
+            Ring::Packed(_) => self.log_packed(self.setup.device, 4),
+        }
+    }
+
+    fn log_used_ring(&self, writes: &[(usize, usize)]) {
+        let Some(RingLog { log, used_ring: Some(base) }) = &self.log else { return };
+        for &(offset, len) in writes {
+            if let Some(addr) = base.checked_add(offset as u64) {
+                log.mark(addr, len as u64);
+            }
+        }
+    }
+
+    fn log_packed(&self, addr: GuestAddr, len: u64) {
+        if let Some(RingLog { log, used_ring: Some(_) }) = &self.log {
+            log.mark(addr, len);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! IN_ORDER on the device side: chains completed early wait until those before them are completed
+//! (virtio 1.3 §2.7.9, §2.8.20).
+
+/// A used entry to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) id: u16,
+    pub(crate) slots: u16,
+    pub(crate) written: u32,
+}
+
+/// Completions that wait for their turn, by the sequence number of their chain.
+pub(crate) struct InOrder {
+    waiting: Box<[Option<Used>]>,
+    /// Sequence number of the chain to be written next.
+    next: u16,
+}
+
+impl InOrder {
+    /// For a ring of `size` entries whose next popped chain has sequence number `next`.
+    pub(crate) fn new(size: u16, next: u16) -> Self {
+        Self { waiting: vec![None; usize::from(size).next_power_of_two()].into(), next }
+    }
+
+    /// Notes that the chain with number `sequence` is completed.
+    pub(crate) fn insert(&mut self, sequence: u16, used: Used) {
+        let place = self.place(sequence);
+        self.waiting[place] = Some(used);
+    }
+
+    /// The next entry to be written, if it is completed.
+    pub(crate) fn take(&mut self) -> Option<Used> {
+        let used = self.waiting[self.place(self.next)].take()?;
+        self.next = self.next.wrapping_add(1);
+        Some(used)
+    }
+
+    fn place(&self, sequence: u16) -> usize {
+        usize::from(sequence) & (self.waiting.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_ones_wait_for_their_turn() {
+        let mut order = InOrder::new(3, 65535);
+        let used = |id| Used { id, slots: 1, written: 0 };
+        order.insert(1, used(12));
+        order.insert(0, used(11));
+        assert_eq!(order.take(), None);
+        order.insert(65535, used(10));
+        let taken: Vec<u16> = std::iter::from_fn(|| order.take()).map(|used| used.id).collect();
+        assert_eq!(taken, [10, 11, 12]);
+    }
+}

@@ -1,0 +1,310 @@
+//! The packed ring, device side (virtio 1.3 §2.8).
+
+use crate::burst::{Burst, Chain};
+use crate::descriptor::{self, AVAIL, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, USED};
+use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
+use crate::fault::DriverFault;
+use crate::in_order::Used;
+use crate::setup::{Areas, QueueSetup, RingState, SetupFault};
+use crate::walk::{Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
+use guestmem::{GuestMemory, MemArea, MemSlice};
+use std::sync::atomic::{Ordering, fence};
+
+/// A place in the ring, with the wrap counter that goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) index: u16,
+    pub(crate) wrap: bool,
+}
+
+impl Position {
+    /// `count` descriptors further in a ring of `size`; `count` is at most `size`.
+    #[inline(always)]
+    pub(crate) fn forward(self, count: u16, size: u16) -> Self {
+        let index = u32::from(self.index) + u32::from(count);
+        if index >= u32::from(size) {
+            Self { index: (index - u32::from(size)) as u16, wrap: !self.wrap }
+        } else {
+            Self { index: index as u16, wrap: self.wrap }
+        }
+    }
+
+    /// The reverse of [`Self::forward`].
+    pub(crate) fn back(self, count: u16, size: u16) -> Self {
+        match self.index.checked_sub(count) {
+            Some(index) => Self { index, wrap: self.wrap },
+            None => Self { index: self.index + (size - count), wrap: !self.wrap },
+        }
+    }
+
+    /// Offset of the second word of the descriptor (len, id, flags), in bytes.
+    #[inline(always)]
+    pub(crate) fn flags_word(self) -> usize {
+        usize::from(self.index) * DESCRIPTOR_SIZE + 8
+    }
+}
+
+/// A descriptor that is written but for its second word: publishing it publishes all those behind it, since
+/// the other side looks at them in order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) offset: usize,
+    pub(crate) word: u64,
+}
+
+/// The device's half of a packed ring.
+pub(crate) struct PackedRing {
+    desc: MemArea,
+    driver_event: MemArea,
+    device_event: MemArea,
+    size: u16,
+    indirect: bool,
+    event_idx: bool,
+    /// Next descriptor to pop.
+    avail: Position,
+    /// Next descriptor to be overwritten by a used one.
+    used: Position,
+    /// Descriptors popped and not used.
+    in_flight: u16,
+    /// Chains popped so far, free-running.
+    sequence: u16,
+    held: Option<Held>,
+    /// Descriptors used since the last publish.
+    added: u16,
+    called: bool,
+    hints: Hints,
+}
+
+impl PackedRing {
+    pub(crate) fn new(areas: Areas, setup: &QueueSetup, state: RingState) -> Result<Self, SetupFault> {
+        let size = setup.size.get();
+        if let Some(&index) = [state.avail, state.used].iter().find(|&&index| index >= size) {
+            return Err(SetupFault::StateIndex { index, size });
+        }
+        let avail = Position { index: state.avail, wrap: state.avail_wrap };
+        let used = Position { index: state.used, wrap: state.used_wrap };
+        let in_flight = if avail.wrap == used.wrap {
+            avail.index.checked_sub(used.index)
+        } else {
+            (avail.index <= used.index).then(|| size - used.index + avail.index)
+        };
+        Ok(Self {
+            desc: areas.desc,
+            driver_event: areas.driver,
+            device_event: areas.device,
+            size,
+            indirect: setup.features.indirect,
+            event_idx: setup.features.event_idx,
+            avail,
+            used,
+            in_flight: in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?,
+            sequence: 0,
+            held: None,
+            added: 0,
+            called: false,
+            hints: Hints::default(),
+        })
+    }
+
+    pub(crate) fn state(&self) -> RingState {
+        RingState {
+            avail: self.avail.index,
+            avail_wrap: self.avail.wrap,
+            used: self.used.index,
+            used_wrap: self.used.wrap,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn sequence(&self) -> u16 {
+        self.sequence
+    }
+
+    #[inline]
+    pub(crate) fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        max: usize,
+    ) -> (usize, Option<DriverFault>) {
+        let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
+        for popped in 0..max {
+            let Some(word) = self.next_available() else { return (popped, None) };
+            if burst.segments.len() >= segments_max {
+                return (popped, None);
+            }
+            match self.walk(memory, &mut burst.segments, word) {
+                Ok(chain) => {
+                    self.avail = self.avail.forward(chain.slots, self.size);
+                    self.in_flight += chain.slots;
+                    self.sequence = self.sequence.wrapping_add(1);
+                    burst.push(chain);
+                }
+                Err(fault) => return (popped, Some(fault)),
+            }
+        }
+        (max, None)
+    }
+
+    /// The second word (len, id, flags) of the next descriptor, if the driver made it available.
+    ///
+    /// Flags and the rest come in one load, so there is no second look at words that could have changed.
+    /// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
+    #[inline(always)]
+    fn next_available(&self) -> Option<u64> {
+        let word = self.desc.load_u64(self.avail.flags_word(), Ordering::Acquire);
+        let flags = (u64::from_le(word) >> 48) as u16;
+        let wanted = if self.avail.wrap { AVAIL } else { USED };
+        (flags & (AVAIL | USED) == wanted).then_some(word)
+    }
+
+    #[inline(always)]
+    fn walk<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        segments: &mut Vec<MemSlice<'m>>,
+        word: u64,
+    ) -> Result<Chain, DriverFault> {
+        let rules = Rules {
+            ring: &self.desc,
+            size: self.size,
+            room: self.size - self.in_flight,
+            indirect: self.indirect,
+        };
+        let mut walk = Walk::new(memory, &mut self.hints, segments);
+        let sequence = self.sequence;
+        let chain = rules
+            .follow(self.avail, word, &mut walk)
+            .and_then(|(id, slots)| walk.finish(id, slots, sequence));
+        if chain.is_err() {
+            walk.abandon();
+        }
+        chain
+    }
+
+    /// Gives back the chain popped last.
+    pub(crate) fn unpop(&mut self, chain: &Chain) {
+        let previous = self.sequence.wrapping_sub(1);
+        assert!(chain.sequence == previous, "unpop of a chain that was not popped last");
+        self.sequence = previous;
+        self.avail = self.avail.back(chain.slots, self.size);
+        self.in_flight -= chain.slots;
+    }
+
+    /// Writes a used descriptor; the driver sees it after [`Self::publish`].
+    ///
+    /// All but the first since the last publish are written at once: the driver looks at descriptors in
+    /// order and stops at the first, which is held back (virtio 1.3 §2.8.22.1).
+    #[inline(always)]
+    pub(crate) fn put_used(&mut self, entry: Used) {
+        let flags = if self.used.wrap { AVAIL | USED } else { 0 };
+        let used = Descriptor { addr: guestmem::GuestAddr(0), len: entry.written, flags, link: entry.id };
+        let [_, word] = used.to_packed();
+        let offset = self.used.flags_word();
+        if self.held.is_none() {
+            self.held = Some(Held { offset, word });
+        } else {
+            self.desc.store_u64(offset, word, Ordering::Relaxed);
+        }
+        self.used = self.used.forward(entry.slots, self.size);
+        self.in_flight -= entry.slots;
+        self.added += entry.slots;
+    }
+
+    /// Publishes the descriptors written; whether the driver wants a call.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        let Some(Held { offset, word }) = self.held.take() else { return false };
+        // Release: the other used descriptors, and what was written into the buffers, come first.
+        self.desc.store_u64(offset, word, Ordering::Release);
+        let added = std::mem::take(&mut self.added);
+        // The descriptors must be out before the driver's wish is read; the driver does it the other way
+        // round, so one of the two sees the other (virtio 1.3 §2.8.22.1).
+        fence(Ordering::SeqCst);
+        let wish = PackedEvent::from_word(self.driver_event.load_u32(0, Ordering::Relaxed));
+        let first = !std::mem::replace(&mut self.called, true) && wish.flags == DESC;
+        first || wish.wants(self.event_idx, self.used.index, self.used.wrap, added, self.size)
+    }
+
+    pub(crate) fn has_available(&self) -> bool {
+        self.next_available().is_some()
+    }
+
+    pub(crate) fn disable_notify(&mut self) {
+        self.wish(DISABLE);
+    }
+
+    pub(crate) fn enable_notify(&mut self) -> bool {
+        self.wish(if self.event_idx { DESC } else { ENABLE });
+        // The wish must be out before the descriptor is read again (virtio 1.3 §2.8.21.3).
+        fence(Ordering::SeqCst);
+        self.has_available()
+    }
+
+    /// Tells the driver when to kick: at descriptor `avail`, always, or never.
+    fn wish(&mut self, flags: u16) {
+        let wish = PackedEvent { offset: self.avail.index, wrap: self.avail.wrap, flags };
+        self.device_event.store_u32(0, wish.to_word(), Ordering::Relaxed);
+    }
+}
+
+/// What following a chain through the ring needs.
+struct Rules<'r> {
+    ring: &'r MemArea,
+    size: u16,
+    /// Descriptors that can be in flight in addition.
+    room: u16,
+    indirect: bool,
+}
+
+impl Rules<'_> {
+    /// Adds every buffer of the chain that begins at `position` with second word `word`; returns its id and
+    /// how many ring descriptors it takes up.
+    #[inline(always)]
+    fn follow(
+        &self,
+        mut position: Position,
+        mut word: u64,
+        walk: &mut Walk<'_, '_>,
+    ) -> Result<(u16, u16), DriverFault> {
+        for slots in 1..=self.room {
+            let addr = self.ring.load_u64(position.flags_word() - 8, Ordering::Relaxed);
+            let descriptor = Descriptor::from_packed([addr, word]);
+            if descriptor.is(INDIRECT) {
+                if !self.indirect {
+                    return Err(DriverFault::IndirectNotNegotiated);
+                }
+                let room = self.size.max(INDIRECT_DESCRIPTORS_MAX) - (slots - 1);
+                walk.add_packed_table(&descriptor, room)?;
+                return Ok((descriptor.link, slots));
+            }
+            walk.add(&descriptor)?;
+            // The last descriptor of a chain carries its id (virtio 1.3 §2.8.6).
+            if !descriptor.is(NEXT) {
+                return Ok((descriptor.link, slots));
+            }
+            position = position.forward(1, self.size);
+            word = descriptor::load(self.ring, position.index)[1];
+        }
+        Err(if self.room == self.size { DriverFault::ChainTooLong } else { DriverFault::RingOverrun })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_go_forward_and_back_over_the_end() {
+        for size in [1u16, 2, 3, 7, 32768] {
+            for index in [0, size / 2, size - 1] {
+                for count in [0, 1, size / 2, size - 1, size].into_iter().filter(|&count| count <= size) {
+                    let from = Position { index, wrap: true };
+                    let to = from.forward(count, size);
+                    assert!(to.index < size);
+                    assert_eq!(to.back(count, size), from, "size {size} index {index} count {count}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The split ring, device side (virtio 1.3 §2.7).
+
+use crate::burst::{Burst, Chain};
+use crate::descriptor::{self, Descriptor, INDIRECT, NEXT};
+use crate::event::{self, NO_INTERRUPT, NO_NOTIFY};
+use crate::fault::DriverFault;
+use crate::in_order::Used;
+use crate::setup::{Areas, Endian, QueueSetup, RingState, host_u16, host_u32};
+use crate::walk::{Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
+use guestmem::{GuestMemory, MemArea, MemSlice};
+use std::sync::atomic::{Ordering, fence};
+
+/// Offsets in the available ring (virtio 1.3 §2.7.6) and the used ring (§2.7.8), in bytes.
+const FLAGS: usize = 0;
+const INDEX: usize = 2;
+const ENTRIES: usize = 4;
+const USED_ENTRY_SIZE: usize = 8;
+
+/// The device's half of a split ring.
+pub(crate) struct SplitRing {
+    desc: MemArea,
+    avail: MemArea,
+    used: MemArea,
+    size: u16,
+    indirect: bool,
+    event_idx: bool,
+    big: bool,
+    /// Next entry of the available ring, free-running.
+    next_avail: u16,
+    /// The driver's index as last loaded; entries before it are there without another look.
+    seen_avail: u16,
+    /// Next entry of the used ring to be written, free-running.
+    next_used: u16,
+    /// The used index the driver sees.
+    published: u16,
+    /// Whether a call was decided upon since the start; the first flush always calls.
+    called: bool,
+    hints: Hints,
+}
+
+impl SplitRing {
+    pub(crate) fn new(areas: Areas, setup: &QueueSetup, state: RingState) -> Self {
+        let Areas { desc, driver: avail, device: used } = areas;
+        let big = setup.features.endian == Endian::Big;
+        // What the driver has seen counts: after a crash it may be behind `state.used`, and an entry left
+        // out would hand the driver a stale one.
+        let in_ring = host_u16(used.load_u16(INDEX, Ordering::Acquire), big);
+        let lost = state.avail.wrapping_sub(in_ring);
+        let next_used = if lost <= setup.size.get() { in_ring } else { state.used };
+        Self {
+            desc,
+            avail,
+            used,
+            size: setup.size.get(),
+            indirect: setup.features.indirect,
+            event_idx: setup.features.event_idx,
+            big,
+            next_avail: state.avail,
+            seen_avail: state.avail,
+            next_used,
+            published: next_used,
+            called: false,
+            hints: Hints::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> RingState {
+        RingState { avail: self.next_avail, used: self.next_used, ..RingState::default() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn sequence(&self) -> u16 {
+        self.next_avail
+    }
+
+    #[inline]
+    pub(crate) fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        max: usize,
+    ) -> (usize, Option<DriverFault>) {
+        if self.big {
+            self.pop_words::<true>(memory, burst, max)
+        } else {
+            self.pop_words::<false>(memory, burst, max)
+        }
+    }
+
+    #[inline(always)]
+    fn pop_words<'m, const BIG: bool>(
+        &mut self,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        max: usize,
+    ) -> (usize, Option<DriverFault>) {
+        let count = match self.available(max) {
+            Ok(available) => available.min(max),
+            Err(fault) => return (0, Some(fault)),
+        };
+        burst.reserve(count);
+        let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
+        for popped in 0..count {
+            if burst.segments.len() >= segments_max {
+                return (popped, None);
+            }
+            let slot = usize::from(self.next_avail & (self.size - 1));
+            let head = host_u16(self.avail.load_u16(ENTRIES + 2 * slot, Ordering::Relaxed), BIG);
+            match self.walk::<BIG>(memory, &mut burst.segments, head) {
+                Ok(chain) => burst.push(chain),
+                Err(fault) => return (popped, Some(fault)),
+            }
+            self.next_avail = self.next_avail.wrapping_add(1);
+        }
+        (count, None)
+    }
+
+    /// Entries that can be popped; looks at the driver's index only if fewer than `wanted` are known of.
+    #[inline(always)]
+    fn available(&mut self, wanted: usize) -> Result<usize, DriverFault> {
+        let known = usize::from(self.seen_avail.wrapping_sub(self.next_avail));
+        if known >= wanted {
+            return Ok(known);
+        }
+        // Acquire: the entries and descriptors written before the index are seen (virtio 1.3 §2.7.13.3.1).
+        self.seen_avail = host_u16(self.avail.load_u16(INDEX, Ordering::Acquire), self.big);
+        // Never more than the ring holds, counting those popped and not yet used.
+        if self.seen_avail.wrapping_sub(self.next_used) > self.size
+            || self.seen_avail.wrapping_sub(self.next_avail) > self.size
+        {
+            self.seen_avail = self.next_avail;
+            return Err(DriverFault::AvailIndexJump);
+        }
+        Ok(usize::from(self.seen_avail.wrapping_sub(self.next_avail)))
+    }
+
+    #[inline(always)]
+    fn walk<'m, const BIG: bool>(
+        &mut self,
+        memory: &'m GuestMemory,
+        segments: &mut Vec<MemSlice<'m>>,
+        head: u16,
+    ) -> Result<Chain, DriverFault> {
+        let sequence = self.next_avail;
+        let rules = Rules { table: &self.desc, size: self.size, indirect: self.indirect };
+        let mut walk = Walk::new(memory, &mut self.hints, segments);
+        let chain = rules.follow::<BIG>(head, &mut walk).and_then(|slots| walk.finish(head, slots, sequence));
+        if chain.is_err() {
+            walk.abandon();
+        }
+        chain
+    }
+
+    /// Gives back the chain popped last.
+    pub(crate) fn unpop(&mut self, chain: &Chain) {
+        let previous = self.next_avail.wrapping_sub(1);
+        assert!(chain.sequence == previous, "unpop of a chain that was not popped last");
+        self.next_avail = previous;
+    }
+
+    /// Writes a used entry; the driver sees it after [`Self::publish`].
+    #[inline(always)]
+    pub(crate) fn put_used(&mut self, entry: Used) {
+        let offset = self.used_offset(self.next_used);
+        self.used.store_u32(offset, host_u32(u32::from(entry.id), self.big), Ordering::Relaxed);
+        self.used.store_u32(offset + 4, host_u32(entry.written, self.big), Ordering::Relaxed);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    #[inline(always)]
+    fn used_offset(&self, index: u16) -> usize {
+        ENTRIES + USED_ENTRY_SIZE * usize::from(index & (self.size - 1))
+    }
+
+    /// Publishes the entries written; whether the driver wants a call.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return false;
+        }
+        // Release: the entries, and what was written into the buffers, come first (virtio 1.3 §2.7.14).
+        self.used.store_u16(INDEX, host_u16(new, self.big), Ordering::Release);
+        self.published = new;
+        // The index must be out before the driver's wish is read: the driver stores its wish and then reads
+        // the index, so one of the two sees the other (virtio 1.3 §2.7.7.2, §2.7.10).
+        fence(Ordering::SeqCst);
+        let first = !std::mem::replace(&mut self.called, true);
+        if self.event_idx {
+            let offset = ENTRIES + 2 * usize::from(self.size);
+            let used_event = host_u16(self.avail.load_u16(offset, Ordering::Relaxed), self.big);
+            return first || event::passes(used_event, new, old);
+        }
+        let flags = host_u16(self.avail.load_u16(FLAGS, Ordering::Relaxed), self.big);
+        flags & NO_INTERRUPT == 0
+    }
+
+    /// The pieces of the used ring, as (offset, bytes), that changed between two used indexes.
+    pub(crate) fn used_writes(&self, old: u16, new: u16) -> [(usize, usize); 3] {
+        let count = usize::from(new.wrapping_sub(old));
+        let (start, size) = (usize::from(old & (self.size - 1)), usize::from(self.size));
+        let before_wrap = count.min(size - start);
+        [
+            (INDEX, 2),
+            (self.used_offset(old), USED_ENTRY_SIZE * before_wrap),
+            (ENTRIES, USED_ENTRY_SIZE * (count - before_wrap).min(size)),
+        ]
+    }
+
+    /// The used index the driver sees.
+    pub(crate) fn published(&self) -> u16 {
+        self.published
+    }
+
+    pub(crate) fn has_available(&self) -> bool {
+        self.seen_avail != self.next_avail
+            || host_u16(self.avail.load_u16(INDEX, Ordering::Acquire), self.big) != self.next_avail
+    }
+
+    /// With EVENT_IDX nothing needs doing: the driver kicks only when it passes the event word, which stays
+    /// where it was (virtio 1.3 §2.7.10).
+    pub(crate) fn disable_notify(&mut self) {
+        if !self.event_idx {
+            self.used.store_u16(FLAGS, host_u16(NO_NOTIFY, self.big), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn enable_notify(&mut self) -> bool {
+        if self.event_idx {
+            let offset = self.avail_event_offset();
+            self.used.store_u16(offset, host_u16(self.next_avail, self.big), Ordering::Relaxed);
+        } else {
+            self.used.store_u16(FLAGS, 0, Ordering::Relaxed);
+        }
+        // The wish must be out before the index is read again: the driver publishes and then reads the
+        // wish, so either it kicks or we see its entries (virtio 1.3 §2.7.13.4.1).
+        fence(Ordering::SeqCst);
+        self.has_available()
+    }
+
+    fn avail_event_offset(&self) -> usize {
+        ENTRIES + USED_ENTRY_SIZE * usize::from(self.size)
+    }
+
+    /// The piece of the used ring that holds the wish for kicks, as (offset, bytes).
+    pub(crate) fn wish_write(&self) -> (usize, usize) {
+        if self.event_idx { (self.avail_event_offset(), 2) } else { (FLAGS, 2) }
+    }
+}
+
+/// What following a chain through the descriptor table needs.
+struct Rules<'r> {
+    table: &'r MemArea,
+    size: u16,
+    indirect: bool,
+}
+
+impl Rules<'_> {
+    /// Adds every buffer of the chain at `head` to `walk`; returns how many ring descriptors it takes up.
+    #[inline(always)]
+    fn follow<const BIG: bool>(&self, head: u16, walk: &mut Walk<'_, '_>) -> Result<u16, DriverFault> {
+        let mut index = head;
+        for slots in 1..=self.size {
+            if index >= self.size {
+                return Err(DriverFault::DescriptorIndex);
+            }
+            let descriptor = Descriptor::from_split(descriptor::load(self.table, index), BIG);
+            if descriptor.is(INDIRECT) {
+                if !self.indirect {
+                    return Err(DriverFault::IndirectNotNegotiated);
+                }
+                let room = self.size.max(INDIRECT_DESCRIPTORS_MAX) - (slots - 1);
+                walk.add_split_table(&descriptor, room, BIG)?;
+                return Ok(slots);
+            }
+            walk.add(&descriptor)?;
+            if !descriptor.is(NEXT) {
+                return Ok(slots);
+            }
+            index = descriptor.link;
+        }
+        Err(DriverFault::ChainTooLong)
+    }
+}

@@ -1,0 +1,164 @@
+//! The driver side against the device side: every combination of features, many laps, every ring size class.
+
+mod rig;
+
+use guestmem::{GuestAddr, read_segments, write_segments};
+use rig::{Random, Rig, all_features};
+use virtqueue::{Burst, DeviceQueue, QueueSize, RingState};
+
+/// One seed drives both sides with random bursts; every chain must come back with what the device read and
+/// wrote. Returns how many chains went round.
+fn exchange(rig: &mut Rig, rounds: usize, random: &mut Random) -> u64 {
+    let mut device = DeviceQueue::new(&rig.memory, &rig.setup, RingState::default()).unwrap();
+    let memory = rig.memory.clone();
+    let in_order = rig.setup.features.in_order;
+    let (mut sent, mut received, mut held) = (0u64, 0u64, Vec::new());
+    let mut burst = Burst::new();
+    let mut expected = std::collections::HashMap::new();
+    for _ in 0..rounds {
+        for _ in 0..random.below(9) {
+            let (readable, writable) = (random.below(4), random.below(4));
+            if let Some((token, bytes)) = rig.add(readable, writable, random) {
+                expected.insert(token, bytes);
+                sent += 1;
+            }
+        }
+        rig.driver.publish();
+        device.pop(&memory, &mut burst, random.below(9)).unwrap();
+        if random.below(4) == 0
+            && let Some(chain) = burst.take_last()
+        {
+            device.unpop(chain);
+        }
+        while let Some(chain) = burst.take() {
+            held.push((chain, 0u32));
+            let (chain, written) = held.last_mut().unwrap();
+            let mut bytes = vec![0; chain.readable_len() as usize];
+            assert_eq!(read_segments(burst.readable(chain), 0, &mut bytes), bytes.len());
+            // The answer is the question, reversed, as far as there is room.
+            bytes.reverse();
+            *written = write_segments(burst.writable(chain), 0, &bytes) as u32;
+        }
+        // Out of order; with IN_ORDER the queue puts them right.
+        for _ in 0..random.below(10) {
+            if held.is_empty() {
+                break;
+            }
+            let index = random.below(held.len());
+            let (chain, written) = held.swap_remove(index);
+            device.complete(&burst, chain, written);
+        }
+        device.flush();
+        let mut last_token = None;
+        while let Some((token, written)) = rig.driver.pop_used().unwrap() {
+            let (question, answer) = expected.remove(&token).expect("a token comes back once");
+            assert_eq!(written as usize, question.len().min(answer.1 as usize));
+            let mut reversed = question;
+            reversed.reverse();
+            assert_eq!(rig.read(answer, written), reversed[..written as usize]);
+            assert!(!in_order || last_token < Some(token), "in order");
+            last_token = Some(token);
+            rig.free(answer.0);
+            received += 1;
+        }
+        burst = burst.recycle();
+    }
+    assert!(device.fault().is_none());
+    assert_eq!(sent - received, expected.len() as u64);
+    received
+}
+
+#[test]
+fn every_combination_of_features_carries_chains_round_the_ring() {
+    let rounds = if cfg!(miri) { 12 } else { 4000 };
+    for features in all_features() {
+        let sizes: &[u16] = match (features.packed, cfg!(miri)) {
+            (true, false) => &[1, 2, 3, 7, 64, 256],
+            (false, false) => &[1, 2, 8, 64, 256],
+            (_, true) => &[4],
+        };
+        for &size in sizes {
+            let mut random = Random::new(u64::from(size));
+            let mut rig = Rig::new(QueueSize::try_from(size).unwrap(), features, 1);
+            let received = exchange(&mut rig, rounds, &mut random);
+            if !cfg!(miri) {
+                assert!(received > 4 * u64::from(size), "{received} chains, {features:?}, size {size}");
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
+fn buffers_over_region_boundaries_are_whole() {
+    for features in all_features() {
+        let mut random = Random::new(8);
+        let mut rig = Rig::new(QueueSize::try_from(64).unwrap(), features, 8);
+        assert!(exchange(&mut rig, 2000, &mut random) > 500);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
+fn the_largest_ring_wraps_many_times() {
+    for features in all_features().into_iter().filter(|f| !f.indirect) {
+        let mut rig = Rig::new(QueueSize::MAX, features, 1);
+        let mut device = DeviceQueue::new(&rig.memory, &rig.setup, RingState::default()).unwrap();
+        let memory = rig.memory.clone();
+        let mut burst = Burst::new();
+        // Full to the brim each time, and by an odd amount so that every position is the first once.
+        let mut token = 0;
+        for lap in 0..9u32 {
+            let count = if lap % 2 == 0 { 32768 } else { 32767 };
+            for _ in 0..count {
+                rig.driver.add(&[(GuestAddr(rig::DATA), 8)], &[], token).unwrap();
+                token += 1;
+            }
+            rig.driver.publish();
+            assert_eq!(device.pop(&memory, &mut burst, 40_000).unwrap_or(0).min(4096), 4096);
+            let mut popped = burst.len();
+            while device.has_available() {
+                popped += device.pop(&memory, &mut burst, 40_000).unwrap();
+            }
+            assert_eq!(popped, count as usize);
+            while let Some(chain) = burst.take() {
+                device.complete(&burst, chain, 0);
+            }
+            device.flush();
+            let mut back = 0;
+            while let Some((got, 0)) = rig.driver.pop_used().unwrap() {
+                assert_eq!(got, token - u64::from(count) + back);
+                back += 1;
+            }
+            assert_eq!(back, u64::from(count));
+            burst = burst.recycle();
+        }
+    }
+}
+
+#[test]
+fn a_stopped_queue_goes_on_where_it_was() {
+    for features in all_features() {
+        let mut rig = Rig::new(QueueSize::try_from(8).unwrap(), features, 1);
+        let memory = rig.memory.clone();
+        let mut state = RingState::default();
+        let rounds = if cfg!(miri) { 20 } else { 70_000 };
+        for token in 0..rounds {
+            let base = state.to_vring_base(features.packed);
+            let resumed = RingState::from_vring_base(base, features.packed);
+            let mut device = DeviceQueue::new(&memory, &rig.setup, resumed).unwrap();
+            rig.driver.add(&[(GuestAddr(rig::DATA), 1)], &[(GuestAddr(rig::DATA), 1)], token).unwrap();
+            rig.driver.publish();
+            let mut burst = Burst::new();
+            assert_eq!(device.pop(&memory, &mut burst, 8), Ok(1));
+            let chain = burst.take().unwrap();
+            device.complete(&burst, chain, 1);
+            assert!(device.flush(), "the first flush after a start always calls");
+            assert_eq!(rig.driver.pop_used(), Ok(Some((token, 1))));
+            state = device.state();
+            if !features.packed {
+                assert_eq!(RingState::resume_split(&memory, &rig.setup), Ok(state));
+            }
+        }
+    }
+}
