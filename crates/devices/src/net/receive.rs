@@ -1,0 +1,280 @@
+//! Frames given to a driver: one copy from wherever they lie straight into its receive buffers.
+//!
+//! **Theory of operation.** A burst of frames for one queue pops about as many chains at once. A frame that
+//! fits the next buffer is header, head and rest written one after the other: the common case. With MRG_RXBUF
+//! a longer frame takes further buffers; how many is known before the first byte is written, because the count
+//! stands in the first header. Buffers that were popped and not used are given back, newest first, so no frame
+//! ever costs a driver a buffer that it did not get.
+//!
+//! What the driver did not negotiate is done in software on the way; see [`Software`].
+
+use super::features::{Acknowledged, Features};
+use super::frame::Frame;
+use super::header::{FLAG_DATA_VALID, HEADER_LEN_MAX, HeaderFormat};
+use super::offload::Accepts;
+use super::software::Software;
+use guestmem::{GuestMemory, MemSlice, copy_segments, write_segments};
+use std::ops::ControlFlow;
+use virtqueue::{Burst, DeviceQueue, DriverFault, Endian};
+
+/// Chains popped at once at most when a frame needs more of them.
+const POP_MAX: usize = 64;
+
+/// What was agreed with a driver about the frames that it receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReceiveRules {
+    /// Its headers.
+    pub format: HeaderFormat,
+    /// A frame may fill several buffers (MRG_RXBUF).
+    pub mergeable: bool,
+    /// The offloads it takes now; `CTRL_GUEST_OFFLOADS` changes them.
+    pub accepts: Accepts,
+}
+
+impl ReceiveRules {
+    /// The rules that follow from the features; `endian` is the byte order of a legacy driver.
+    pub fn new(acknowledged: Acknowledged, endian: Endian) -> Self {
+        Self {
+            format: HeaderFormat::new(acknowledged, endian),
+            mergeable: acknowledged.has(Features::MRG_RXBUF),
+            accepts: acknowledged.receive_accepts(),
+        }
+    }
+
+    /// The header's bytes for a frame that fills `num_buffers` buffers.
+    #[inline]
+    fn header(&self, frame: &Frame<'_>, num_buffers: u16) -> [u8; HEADER_LEN_MAX] {
+        let mut header = frame.offload().header();
+        header.num_buffers = num_buffers;
+        if !self.accepts.contains(Accepts::CSUM) {
+            // virtio 1.3 §5.1.6.4.1: without GUEST_CSUM no flag is set.
+            header.flags &= !FLAG_DATA_VALID;
+        }
+        self.format.emit(&header)
+    }
+}
+
+/// What became of a burst of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use = "frames that were not delivered are to be counted"]
+pub struct Delivered {
+    /// Frames written to the driver, after segmentation.
+    pub frames: u32,
+    /// Their bytes, without virtio headers.
+    pub bytes: u64,
+    /// Frames dropped because the driver had no buffers.
+    pub no_buffers: u32,
+    /// Frames dropped because they are longer than the driver's next buffer, which it cannot merge.
+    pub too_long: u32,
+}
+
+enum Placed {
+    Delivered,
+    NoBuffers,
+    TooLong,
+}
+
+/// Delivers one frame; as [`deliver_burst`].
+pub fn deliver<'m>(
+    queue: &mut DeviceQueue,
+    memory: &'m GuestMemory,
+    burst: &mut Burst<'m>,
+    rules: &ReceiveRules,
+    software: &mut Software,
+    frame: &Frame<'_>,
+) -> Result<Delivered, DriverFault> {
+    deliver_burst(queue, memory, burst, rules, software, std::slice::from_ref(frame))
+}
+
+/// Delivers `frames`, in order, into the buffers of a receive queue. Nothing is visible to the driver before
+/// the queue is flushed.
+///
+/// `burst` is scratch space, empty before and after (recycle it). A fault of the driver is reported when it
+/// leaves nothing to do; chains popped in front of it are used first, and the next call reports it.
+pub fn deliver_burst<'m>(
+    queue: &mut DeviceQueue,
+    memory: &'m GuestMemory,
+    burst: &mut Burst<'m>,
+    rules: &ReceiveRules,
+    software: &mut Software,
+    frames: &[Frame<'_>],
+) -> Result<Delivered, DriverFault> {
+    queue.pop(memory, burst, frames.len())?;
+    let mut filler = Filler { queue, memory, burst, rules };
+    let mut delivered = Delivered::default();
+    for (index, frame) in frames.iter().enumerate() {
+        filler.prefetch_next();
+        if rules.accepts.takes(&frame.offload()) {
+            let placed = filler.place(frame);
+            delivered.count(&placed, frame);
+            if matches!(placed, Placed::NoBuffers) {
+                delivered.no_buffers += (frames.len() - index - 1) as u32;
+                break;
+            }
+            continue;
+        }
+        software.convert(frame, rules.accepts, |part| {
+            let placed = filler.place(part);
+            delivered.count(&placed, part);
+            if matches!(placed, Placed::Delivered) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+    }
+    while let Some(chain) = filler.burst.take_last() {
+        filler.queue.unpop(chain);
+    }
+    Ok(delivered)
+}
+
+impl Delivered {
+    #[inline]
+    fn count(&mut self, placed: &Placed, frame: &Frame<'_>) {
+        match placed {
+            Placed::Delivered => {
+                self.frames += 1;
+                self.bytes += u64::from(frame.len());
+            }
+            Placed::NoBuffers => self.no_buffers += 1,
+            Placed::TooLong => self.too_long += 1,
+        }
+    }
+}
+
+/// One queue's buffers while a burst of frames goes into them.
+struct Filler<'q, 'm> {
+    queue: &'q mut DeviceQueue,
+    memory: &'m GuestMemory,
+    burst: &'q mut Burst<'m>,
+    rules: &'q ReceiveRules,
+}
+
+impl Filler<'_, '_> {
+    #[inline]
+    fn place(&mut self, frame: &Frame<'_>) -> Placed {
+        if self.burst.is_empty() && self.pop(1) == 0 {
+            return Placed::NoBuffers;
+        }
+        let header_len = self.rules.format.len();
+        let total = header_len as u32 + frame.len();
+        let room = self.burst.chains().first().map_or(0, |chain| chain.writable_len());
+        if room < total {
+            return self.merge(frame, total, room);
+        }
+        if let Some(chain) = self.burst.take() {
+            let header = self.rules.header(frame, 1);
+            write_whole(&header[..header_len], frame, self.burst.writable(&chain));
+            self.queue.complete(self.burst, chain, total);
+        }
+        Placed::Delivered
+    }
+
+    /// A frame that needs more than the next buffer.
+    #[cold]
+    fn merge(&mut self, frame: &Frame<'_>, total: u32, room: u32) -> Placed {
+        let header_len = self.rules.format.len();
+        // virtio 1.3 §5.1.6.3.1: every buffer has room for the header at least.
+        if !self.rules.mergeable || (room as usize) < header_len {
+            return Placed::TooLong;
+        }
+        let Some(count) = self.gather(total) else { return Placed::NoBuffers };
+        let header = self.rules.header(frame, count as u16);
+        let (mut source, mut left, mut skip) = (Source::new(frame), total, header_len);
+        for index in 0..count {
+            let Some(chain) = self.burst.take() else { break };
+            let now = left.min(chain.writable_len());
+            let target = self.burst.writable(&chain);
+            if index == 0 {
+                write_segments(target, 0, &header[..header_len]);
+            }
+            source.copy_to(target, skip, now as usize - skip);
+            self.queue.complete(self.burst, chain, now);
+            (left, skip) = (left - now, 0);
+        }
+        Placed::Delivered
+    }
+
+    /// How many of the next chains hold `total` bytes; pops more as needed. `None` when there are not enough.
+    fn gather(&mut self, total: u32) -> Option<usize> {
+        let (mut count, mut room) = (0, 0u64);
+        loop {
+            for chain in &self.burst.chains()[count..] {
+                (count, room) = (count + 1, room + u64::from(chain.writable_len()));
+                if room >= u64::from(total) {
+                    return Some(count);
+                }
+            }
+            let missing = u64::from(total) - room;
+            let each = (room / count.max(1) as u64).max(1);
+            if self.pop(missing.div_ceil(each).min(POP_MAX as u64) as usize) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Pops up to `max` more chains. A fault is kept by the queue, for the next burst to meet.
+    fn pop(&mut self, max: usize) -> usize {
+        self.queue.pop(self.memory, self.burst, max).unwrap_or(0)
+    }
+
+    /// Brings the buffer after the next one closer while the next one is being written.
+    #[inline]
+    fn prefetch_next(&self) {
+        if let Some(first) = self.burst.chains().get(1).and_then(|chain| self.burst.writable(chain).first()) {
+            first.prefetch();
+        }
+    }
+}
+
+/// Writes header and frame to the beginning of `target`, which has room for both.
+#[inline]
+fn write_whole(header: &[u8], frame: &Frame<'_>, target: &[MemSlice<'_>]) {
+    let front = header.len() + frame.head.len();
+    match target.first() {
+        Some(first) if first.len() >= front => {
+            first.write(header);
+            first.split_at(header.len()).1.write(frame.head);
+        }
+        _ => {
+            write_segments(target, 0, header);
+            write_segments(target, header.len(), frame.head);
+        }
+    }
+    let rest = frame.len as usize - frame.head.len();
+    if rest != 0 {
+        copy_segments(frame.rest, frame.skip as usize, target, front, rest);
+    }
+}
+
+/// A frame that is read from front to back, so that many small buffers do not walk its list again and again.
+struct Source<'a> {
+    head: &'a [u8],
+    rest: &'a [MemSlice<'a>],
+    skip: usize,
+}
+
+impl<'a> Source<'a> {
+    fn new(frame: &Frame<'a>) -> Self {
+        Self { head: frame.head, rest: frame.rest, skip: frame.skip as usize }
+    }
+
+    /// Copies the next `len` bytes to position `to` of `target`.
+    fn copy_to(&mut self, target: &[MemSlice<'_>], to: usize, len: usize) {
+        let (now, later) = self.head.split_at(self.head.len().min(len));
+        write_segments(target, to, now);
+        self.head = later;
+        let len = len - now.len();
+        if len != 0 {
+            while let Some((_, behind)) =
+                self.rest.split_first().filter(|(first, _)| self.skip >= first.len())
+            {
+                self.skip -= self.rest[0].len();
+                self.rest = behind;
+            }
+            copy_segments(self.rest, self.skip, target, to + now.len(), len);
+            self.skip += len;
+        }
+    }
+}
