@@ -1,3 +1,5 @@
 //! Ringway: host.
 
+pub mod api;
+pub mod cli;
 pub mod config;

@@ -1,2 +1,7 @@
 //! The `ringway` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringway::cli::main(|_config| anyhow::bail!("this build has no data plane"))
+}

@@ -56,25 +56,25 @@ fn a_good_file_is_read_whole() {
     assert_eq!(config.control.http.map(|http| http.to_string()).as_deref(), Some("127.0.0.1:9464"));
     assert_eq!(config.workers.mode, WorkerMode::Pool { threads: 2 });
     assert_eq!(config.workers.cpus, [0, 1]);
-    let switches: Vec<_> = config.switches.iter().map(|s| (s.name.as_str(), s.ageing, s.entries_max)).collect();
-    assert_eq!(switches, [
-        ("lan", Duration::from_secs(300), 8192),
-        ("dmz", Duration::from_secs(7200), 100)
-    ]);
+    let switches: Vec<_> =
+        config.switches.iter().map(|s| (s.name.as_str(), s.ageing, s.entries_max)).collect();
+    assert_eq!(switches, [("lan", Duration::from_secs(300), 8192), ("dmz", Duration::from_secs(7200), 100)]);
     let [web, db, uplink] = config.ports.as_slice() else { panic!("three ports") };
     assert_eq!((web.name.as_str(), web.switch.as_str()), ("web", "lan"));
-    assert_eq!(web.attach, Attach::VhostUser {
-        socket: "/run/ringway/web.sock".into(),
-        role: SocketRole::Server,
-        queue_pairs: 2
-    });
+    assert_eq!(
+        web.attach,
+        Attach::VhostUser {
+            socket: "/run/ringway/web.sock".into(),
+            role: SocketRole::Server,
+            queue_pairs: 2
+        }
+    );
     assert_eq!((web.mac, web.mtu), (Some([0x52, 0x54, 0, 0, 0, 1]), Some(9000)));
     assert_eq!((web.profile, web.offloads), (Profile::Open, false));
-    assert_eq!(db.attach, Attach::VhostUser {
-        socket: "/etc/ringway/db.sock".into(),
-        role: SocketRole::Client,
-        queue_pairs: 1
-    });
+    assert_eq!(
+        db.attach,
+        Attach::VhostUser { socket: "/etc/ringway/db.sock".into(), role: SocketRole::Client, queue_pairs: 1 }
+    );
     assert_eq!((db.profile, db.offloads, db.mac, db.mtu), (Profile::Guest, true, None, None));
     assert_eq!(uplink.attach, Attach::Tap { name: "rw0".into(), queues: 4 });
     assert_eq!(uplink.profile, Profile::Open);
@@ -148,7 +148,12 @@ fn mistakes_of_switches() {
         ("switch = 'lan'", "1 switch", "is a string, not a table", "[switch.lan]"),
         ("[switch]\nlan = 1", "2 switch.lan", "is an integer, not a table", "[switch.lan]"),
         ("[switch.'a b']", "1 switch.a b", "is no name", "letters"),
-        ("[switch.lan]\naging = '5m'", "2 switch.lan.aging", "did you mean \"ageing\"", "ageing, max-entries"),
+        (
+            "[switch.lan]\naging = '5m'",
+            "2 switch.lan.aging",
+            "did you mean \"ageing\"",
+            "ageing, max-entries",
+        ),
         ("[switch.lan]\nageing = 300", "2 switch.lan.ageing", "is an integer", "such as \"5m\""),
         ("[switch.lan]\nageing = '5 min'", "2 switch.lan.ageing", "not a whole number", "such as \"5m\""),
         ("[switch.lan]\nageing = '0s'", "2 switch.lan.ageing", "out of range", "from \"1s\""),
@@ -168,7 +173,12 @@ fn mistakes_of_ports() {
     check(&[
         (port!("vhost-user.socket = '/w'"), "2 port.web", "has no switch", "one of: lan"),
         (port!("switch = 'lam'\nvhost-user.socket = '/w'"), "3 port.web.switch", "no switch \"lam\"", "lan"),
-        ("[port.web]\nswitch = 'lan'\ntap.name = 't'", "2 port.web.switch", "no switch \"lan\"", "[switch.lan]"),
+        (
+            "[port.web]\nswitch = 'lan'\ntap.name = 't'",
+            "2 port.web.switch",
+            "no switch \"lan\"",
+            "[switch.lan]",
+        ),
         (port!("switch = 'lan'"), "2 port.web", "attached to nothing", "vhost-user = { socket"),
         (
             port!("switch = 'lan'\ntap.name = 't'\nvhost-user.socket = '/w'"),
@@ -177,7 +187,12 @@ fn mistakes_of_ports() {
             "exactly one of",
         ),
         (port!("switch = 'lan'\nvhost-user = '/w'"), "4 port.web.vhost-user", "is a string", "{ socket"),
-        (port!("switch = 'lan'\nvhost-user = {}"), "4 port.web.vhost-user", "has no socket", "socket = a path"),
+        (
+            port!("switch = 'lan'\nvhost-user = {}"),
+            "4 port.web.vhost-user",
+            "has no socket",
+            "socket = a path",
+        ),
         (
             port!("switch = 'lan'\nvhost-user = { socket = '/w', queue_pairs = 2 }"),
             "4 port.web.vhost-user.queue_pairs",
@@ -214,14 +229,24 @@ fn mistakes_of_ports() {
         ),
         (port!("switch = 'lan'\ntap.name = 't'\nmac = 'x'"), "5 port.web.mac", "not six", "unicast"),
         (port!("switch = 'lan'\ntap.name = 't'\nmtu = 67"), "5 port.web.mtu", "67 is out of", "68 to 65535"),
-        (port!("switch = 'lan'\ntap.name = 't'\nmtu = 65536"), "5 port.web.mtu", "out of range", "68 to 65535"),
+        (
+            port!("switch = 'lan'\ntap.name = 't'\nmtu = 65536"),
+            "5 port.web.mtu",
+            "out of range",
+            "68 to 65535",
+        ),
         (
             port!("switch = 'lan'\ntap.name = 't'\nprofile = 'closed'"),
             "5 port.web.profile",
             "unknown value",
             "\"guest\" or \"open\"",
         ),
-        (port!("switch = 'lan'\ntap.name = 't'\noffloads = 1"), "5 port.web.offloads", "an integer", "true or"),
+        (
+            port!("switch = 'lan'\ntap.name = 't'\noffloads = 1"),
+            "5 port.web.offloads",
+            "an integer",
+            "true or",
+        ),
         (port!("switch = 'lan'\ntap.name = 't'\nmacs = 1"), "5 port.web.macs", "did you mean \"mac\"", "mtu"),
         ("[[port.web]]\nswitch = 'lan'", "1 port.web", "is an array, not a table", "[port.web]"),
     ]);
@@ -261,7 +286,8 @@ fn what_only_one_port_may_have() {
         assert_eq!(format!("{} {}", mistake.line, mistake.field), place, "{error}");
         assert!(mistake.what.contains(what), "{error}");
     }
-    let control = "[control]\nsocket = '/run/w'\n[switch.lan]\n[port.a]\nswitch = 'lan'\nvhost-user.socket = '/run/w'";
+    let control =
+        "[control]\nsocket = '/run/w'\n[switch.lan]\n[port.a]\nswitch = 'lan'\nvhost-user.socket = '/run/w'";
     assert_eq!(mistakes(control), ["6 port.a.vhost-user.socket"]);
 }
 
@@ -286,19 +312,22 @@ ageing = "soon"
 [port.uplink]
 switch = "lan"
 "#;
-    assert_eq!(mistakes(text), [
-        "3 port.web.switch",
-        "4 port.web.vhost-user.colour",
-        "4 port.web.vhost-user.queue-pairs",
-        "4 port.web.vhost-user.socket",
-        "5 port.web.mac",
-        "6 port.web.mtu",
-        "9 workers.mode",
-        "10 workers.cpus[1]",
-        "13 switch.lan.ageing",
-        "15 disk.root",
-        "17 port.uplink",
-    ]);
+    assert_eq!(
+        mistakes(text),
+        [
+            "3 port.web.switch",
+            "4 port.web.vhost-user.colour",
+            "4 port.web.vhost-user.queue-pairs",
+            "4 port.web.vhost-user.socket",
+            "5 port.web.mac",
+            "6 port.web.mtu",
+            "9 workers.mode",
+            "10 workers.cpus[1]",
+            "13 switch.lan.ageing",
+            "15 disk.root",
+            "17 port.uplink",
+        ]
+    );
 }
 
 #[test]
@@ -308,7 +337,10 @@ fn syntax_errors_stand_beside_the_other_mistakes() {
     assert_eq!(mistakes("[switch.lan]\n[switch.lan]\n"), ["2 syntax"]);
     assert_eq!(mistakes("[workers]\nthreads = 1\nthreads = 2\n"), ["3 syntax"]);
     assert_eq!(mistakes("[switch.lan\nageing = 'x'\n"), ["1 syntax"]);
-    assert_eq!(mistakes("[switch.lan\nageing = 'x'\n[gpu.x]\n[port.web"), ["1 syntax", "3 gpu.x", "4 syntax"]);
+    assert_eq!(
+        mistakes("[switch.lan\nageing = 'x'\n[gpu.x]\n[port.web"),
+        ["1 syntax", "3 gpu.x", "4 syntax"]
+    );
 }
 
 #[test]

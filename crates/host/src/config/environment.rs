@@ -58,7 +58,11 @@ impl Check<'_> {
         for (index, cpu) in self.loaded.config.workers.cpus.iter().enumerate() {
             if *cpu >= rustix::thread::CpuSet::MAX_CPU || !allowed.is_set(*cpu) {
                 let what = format!("cpus[{index}] = {cpu} is no CPU this process may use");
-                self.refuse("workers.cpus", what, "CPUs of this machine that the process is allowed to run on");
+                self.refuse(
+                    "workers.cpus",
+                    what,
+                    "CPUs of this machine that the process is allowed to run on",
+                );
             }
         }
     }

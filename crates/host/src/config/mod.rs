@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use environment::environment_check;
 pub use mistake::{ConfigError, Mistake};
 pub use resolved::Config;
-pub use values::mac_text;
+pub use values::{mac_text, name as check_name};
 
 /// Largest configuration file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;

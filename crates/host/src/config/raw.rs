@@ -67,7 +67,12 @@ impl Reader {
     ) -> (T, Lines, Vec<Mistake>) {
         let (document, errors) = DeTable::parse_recoverable(text);
         let mut reader = Reader {
-            line_starts: text.bytes().enumerate().filter(|(_, c)| *c == b'\n').map(|(at, _)| at + 1).collect(),
+            line_starts: text
+                .bytes()
+                .enumerate()
+                .filter(|(_, c)| *c == b'\n')
+                .map(|(at, _)| at + 1)
+                .collect(),
             header_lines: (1..)
                 .zip(text.lines())
                 .filter(|(_, line)| line.trim_start().starts_with('['))
@@ -302,8 +307,10 @@ impl Reader {
     ) -> Vec<usize> {
         let mut numbers = Vec::new();
         for (index, element) in array.iter().enumerate() {
-            let place =
-                Place { field: format!("{}[{index}]", place.field), line: self.line_of(element.span().start) };
+            let place = Place {
+                field: format!("{}[{index}]", place.field),
+                line: self.line_of(element.span().start),
+            };
             match self.number(element.get_ref(), &place, range, accepted) {
                 Some(number) if numbers.contains(&number) => {
                     self.refuse(&place, format!("{number} is listed twice"), accepted);

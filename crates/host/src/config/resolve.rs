@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::raw::{Place, Reader, Section};
 use super::resolved::{
     AGEING_DEFAULT, AGEING_MAX, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, FDB_ENTRIES_MAX, MTU_MIN,
-    POOL_THREADS_MAX, PortConfig, Profile, QUEUE_PAIRS_MAX, SocketRole, SwitchConfig, WorkerMode, WorkersConfig,
+    POOL_THREADS_MAX, PortConfig, Profile, QUEUE_PAIRS_MAX, SocketRole, SwitchConfig, WorkerMode,
+    WorkersConfig,
 };
 use super::values;
 
@@ -47,7 +48,11 @@ pub(crate) fn config(reader: &mut Reader, root: &Section<'_, '_>, around: &Surro
     reader.unknown_keys(root, SECTIONS);
     for section in SECTIONS_LATER {
         for (_, found) in reader.named_tables(root, section, SECTION_ACCEPTED) {
-            reader.refuse(&found.place, format!("{section} is not available in this version"), LATER_ACCEPTED);
+            reader.refuse(
+                &found.place,
+                format!("{section} is not available in this version"),
+                LATER_ACCEPTED,
+            );
         }
     }
     let mut taken = Taken::default();
@@ -136,7 +141,8 @@ fn workers(reader: &mut Reader, root: &Section<'_, '_>, around: &Surroundings<'_
         ("pool", Arrangement::Pool),
         ("sidecore", Arrangement::Sidecore),
     ];
-    let (mode, place) = reader.word(&section, "mode", &words).unwrap_or((Arrangement::Pool, section.place.clone()));
+    let (mode, place) =
+        reader.word(&section, "mode", &words).unwrap_or((Arrangement::Pool, section.place.clone()));
     if mode == Arrangement::Sidecore {
         let what = "\"sidecore\" is not available in this version";
         reader.refuse(&place, what, "\"per-device\" or \"pool\"; \"sidecore\" in a later version");
@@ -146,7 +152,11 @@ fn workers(reader: &mut Reader, root: &Section<'_, '_>, around: &Surroundings<'_
     let threads = reader.integer(&section, "threads", 1..=POOL_THREADS_MAX);
     match (mode, threads) {
         (Arrangement::PerDevice, Some((_, place))) => {
-            reader.refuse(&place, "\"per-device\" has one thread a device", "threads with mode = \"pool\" only");
+            reader.refuse(
+                &place,
+                "\"per-device\" has one thread a device",
+                "threads with mode = \"pool\" only",
+            );
         }
         (Arrangement::PerDevice, None) => config.mode = WorkerMode::PerDevice,
         (_, Some((threads, _))) => config.mode = pool(threads),
@@ -301,11 +311,16 @@ fn vhost_user(
 ) -> Option<Attach> {
     reader.unknown_keys(section, VHOST_USER_KEYS);
     if !section.has("socket") {
-        reader.refuse_if_whole(&section.place, "has no socket", format!("socket = {}", values::SOCKET_ACCEPTED));
+        reader.refuse_if_whole(
+            &section.place,
+            "has no socket",
+            format!("socket = {}", values::SOCKET_ACCEPTED),
+        );
     }
     let socket = socket(reader, section, around, taken);
     let pairs = reader.integer(section, "queue-pairs", 1..=usize::from(QUEUE_PAIRS_MAX));
-    let role = reader.word(section, "mode", &[("server", SocketRole::Server), ("client", SocketRole::Client)]);
+    let role =
+        reader.word(section, "mode", &[("server", SocketRole::Server), ("client", SocketRole::Client)]);
     Some(Attach::VhostUser {
         socket: socket?,
         role: role.map_or(SocketRole::Server, |(role, _)| role),
@@ -319,15 +334,11 @@ fn tap(reader: &mut Reader, section: &Section<'_, '_>, taken: &mut Taken) -> Opt
     if !section.has("name") {
         reader.refuse_if_whole(&section.place, "has no name", format!("name = {accepted}"));
     }
-    let name = reader.parsed(section, "name", accepted, |text| {
-        values::interface_name(text).map(|()| text.to_owned())
-    });
+    let name = reader
+        .parsed(section, "name", accepted, |text| values::interface_name(text).map(|()| text.to_owned()));
     let queues = reader.integer(section, "queues", 1..=usize::from(QUEUE_PAIRS_MAX));
     let (name, place) = name?;
     let shown = format!("{name:?}");
     take(reader, &mut taken.taps, name.clone(), shown, &place, "an interface of its own for each port");
-    Some(Attach::Tap {
-        name,
-        queues: queues.and_then(|(queues, _)| u16::try_from(queues).ok()).unwrap_or(1),
-    })
+    Some(Attach::Tap { name, queues: queues.and_then(|(queues, _)| u16::try_from(queues).ok()).unwrap_or(1) })
 }

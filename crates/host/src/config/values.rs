@@ -7,11 +7,14 @@ use std::time::Duration;
 /// What is accepted as a MAC address.
 pub(crate) const MAC_ACCEPTED: &str = "a unicast address such as 52:54:00:00:00:01";
 /// What is accepted as the name of a port or switch.
-pub(crate) const NAME_ACCEPTED: &str = "1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit";
+pub(crate) const NAME_ACCEPTED: &str =
+    "1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit";
 /// What is accepted as the name of a tap interface.
-pub(crate) const INTERFACE_ACCEPTED: &str = "an interface name of 1 to 15 characters without '/', ':', '%' or blanks";
+pub(crate) const INTERFACE_ACCEPTED: &str =
+    "an interface name of 1 to 15 characters without '/', ':', '%' or blanks";
 /// What is accepted as a duration.
-pub(crate) const AGEING_ACCEPTED: &str = r#"a duration from "1s" to "1000000s" in s, m, h or d, such as "5m""#;
+pub(crate) const AGEING_ACCEPTED: &str =
+    r#"a duration from "1s" to "1000000s" in s, m, h or d, such as "5m""#;
 /// What is accepted as a socket path.
 pub(crate) const SOCKET_ACCEPTED: &str = "a path of 1 to 107 bytes, such as \"/run/ringway/web.sock\"";
 
@@ -73,8 +76,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is too long"))
 }
 
-/// The name of a port or switch. It appears in URLs, in identifiers of the VMM and on terminals.
-pub(crate) fn name(text: &str) -> Result<(), String> {
+/// Whether `text` can be the name of a port or switch: 1 to 63 letters, digits, `-`, `_` or `.`, beginning with a letter
+/// or digit, because names appear in URLs, in identifiers of the VMM and on terminals.
+pub fn name(text: &str) -> Result<(), String> {
     let fits = (1..=NAME_BYTES_MAX).contains(&text.len());
     let letters = text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
     let begins = text.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric());
@@ -140,7 +144,9 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         assert_eq!(duration("1d"), Ok(Duration::from_secs(86400)));
-        for text in ["", "5", "m", "-5m", "+5m", "5 m", "1.5h", "5é", "99999999999999999999s", "300000000000000d"] {
+        for text in
+            ["", "5", "m", "-5m", "+5m", "5 m", "1.5h", "5é", "99999999999999999999s", "300000000000000d"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -1,0 +1,219 @@
+//! The sockets of the control API: made, served within bounds, and removed.
+//!
+//! A connection may last [`CONNECTION_TIME_MAX`], send [`HEAD_BYTES_MAX`] of request line and headers within
+//! [`HEAD_TIME_MAX`], and there are at most [`CONNECTIONS_MAX`] of them; the next one waits in the kernel's queue. Bodies
+//! of requests are never read.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::Plane;
+use crate::config::resolved::ControlConfig;
+
+/// Most connections served at once.
+pub const CONNECTIONS_MAX: usize = 64;
+/// Longest time a connection may last.
+pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+/// Longest time until a request's headers are complete.
+pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// Most bytes of request line and headers.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Owner and group may use the socket.
+const SOCKET_MODE: u32 = 0o660;
+const BACKLOG: i32 = 128;
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Somebody answers on the control socket.
+    #[error("another ringway is running: it answers on {}", .0.display())]
+    AnotherRuns(PathBuf),
+    /// The path of the control socket is taken by something else.
+    #[error("{} exists and is no socket", .0.display())]
+    NoSocket(PathBuf),
+    /// The control socket cannot be made.
+    #[error("control socket {}: {source}", path.display())]
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The TCP address cannot be listened on.
+    #[error("control address {address}: {source}")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Listening sockets of the API. Dropping it removes the unix socket, if the path is still ours.
+#[derive(Debug)]
+pub struct Listeners {
+    unix: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the socket we made.
+    identity: (u64, u64),
+    tcp: Option<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Listens where `control` says. A socket left by a process that is gone is replaced; the directory is made only for
+    /// the default socket.
+    pub fn bind(control: &ControlConfig) -> Result<Listeners, ServeError> {
+        let path = &control.socket;
+        let failed = |source| ServeError::Unix { path: path.clone(), source };
+        if *path == crate::config::default_control_socket()
+            && let Some(directory) = path.parent()
+        {
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        clear_stale(path)?;
+        let unix = listen_unix(path).map_err(failed)?;
+        let made = fs::symlink_metadata(path).map_err(failed)?;
+        let mut listeners =
+            Listeners { unix, path: path.clone(), identity: (made.dev(), made.ino()), tcp: None };
+        if let Some(address) = control.http {
+            let listener = listen_tcp(address).map_err(|source| ServeError::Tcp { address, source })?;
+            listeners.tcp = Some(listener);
+        }
+        Ok(listeners)
+    }
+
+    /// Where the TCP listener is, if there is one.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        let found = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
+        if found.is_ok_and(|found| found == self.identity) {
+            // Nothing is left to do if it cannot be removed: the next start takes a dead socket away.
+            let _removed = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes a socket that nobody answers on.
+fn clear_stale(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Unix { path: path.to_path_buf(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NoSocket(path.to_path_buf())),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(ServeError::AnotherRuns(path.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The mode of the descriptor is the most that bind gives to the path, so there is no moment of openness.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves `plane` on `listeners` until `stop` is ready; connections that are open then are closed. To be awaited on a
+/// tokio runtime with I/O and time enabled.
+pub async fn serve(
+    listeners: &Listeners,
+    plane: Arc<dyn Plane>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let unix = tokio::net::UnixListener::from_std(listeners.unix.try_clone()?)?;
+    let tcp = match &listeners.tcp {
+        Some(listener) => Some(tokio::net::TcpListener::from_std(listener.try_clone()?)?),
+        None => None,
+    };
+    let router = super::router(plane);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        while connections.try_join_next().is_some() {}
+        let permit = tokio::select! {
+            () = &mut stop => break,
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
+        let router = router.clone();
+        tokio::select! {
+            () = &mut stop => break,
+            accepted = unix.accept() => match accepted {
+                Ok((stream, _)) => { connections.spawn(connection(stream, router, permit)); }
+                Err(error) => pause_after(&error).await,
+            },
+            accepted = accept_tcp(tcp.as_ref()) => match accepted {
+                Ok(stream) => { connections.spawn(connection(stream, router, permit)); }
+                Err(error) => pause_after(&error).await,
+            },
+        }
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// Never ready if there is no TCP listener.
+async fn accept_tcp(listener: Option<&tokio::net::TcpListener>) -> io::Result<tokio::net::TcpStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+/// Accepting fails when descriptors run out; trying again at once would only burn time.
+async fn pause_after(error: &io::Error) {
+    tracing::warn!(%error, "control API cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn connection<S>(stream: S, router: axum::Router, permit: tokio::sync::OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(CONNECTION_TIME_MAX, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "control connection ended"),
+        Err(_) => tracing::debug!("control connection lasted too long"),
+    }
+    drop(permit);
+}

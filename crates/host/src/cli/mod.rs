@@ -1,0 +1,196 @@
+//! The command line: arguments, and one function for each command.
+//!
+//! Facts go to standard output, as a table or with `--json` as the API's JSON. Mistakes and the log go to standard error.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod run;
+mod show;
+mod table;
+pub mod vmm_args;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::api::Plane;
+use crate::config::{self, Config};
+
+/// Starts the data plane: `crate::plane::start`, or a stand-in in tests.
+pub type StartPlane = fn(&Config) -> anyhow::Result<Arc<dyn Plane>>;
+
+/// The virtio I/O plane for KVM virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, arg_required_else_help = true)]
+struct Arguments {
+    /// Control socket of the running ringway
+    /// [default: /run/ringway/control.sock for root, else $XDG_RUNTIME_DIR/ringway/control.sock]
+    #[arg(long, global = true, env = "RINGWAY_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve in the foreground until SIGTERM or SIGINT
+    Run {
+        /// The configuration file
+        config: PathBuf,
+        /// Form of the log on standard error; its level comes from RINGWAY_LOG (such as "debug")
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log_format: LogFormat,
+    },
+    /// Report every mistake of a configuration file, and what it needs that this machine lacks
+    Check {
+        /// The configuration file
+        config: PathBuf,
+        /// Look at the text only, not at this machine
+        #[arg(long)]
+        text_only: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show workers, switches and ports on one screen
+    Status(#[command(flatten)] Output),
+    /// Ports and their counters
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// MAC tables of the switches
+    #[command(subcommand)]
+    Fdb(FdbCommand),
+    /// Print the arguments that attach a guest to a port
+    VmmArgs(vmm_args::VmmArguments),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of ringway, or write the pages of all commands
+    Man {
+        /// Write ringway.1, ringway-run.1, ... into this directory
+        #[arg(long, value_name = "PATH")]
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PortCommand {
+    /// List all ports
+    List(#[command(flatten)] Output),
+    /// Show one port with its features, queues and counters
+    Show {
+        /// Name of the port
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum FdbCommand {
+    /// List MAC addresses and the ports they live behind
+    List {
+        /// Only this switch
+        #[arg(long, value_name = "NAME")]
+        switch: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// How facts are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The whole program: reads the process's arguments, does what they say, and answers with the exit code. `start`
+/// is what `run` starts the data plane with.
+pub fn main(start: StartPlane) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Prints help and version to standard output and exits 0; usage errors to standard error and exits 2.
+        Err(error) => error.exit(),
+    };
+    match obey(arguments, start) {
+        Ok(text) => print(&text),
+        Err(error) => {
+            eprintln!("{}", described(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A configuration error speaks for itself, line by line; others get the program's name in front.
+fn described(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<config::ConfigError>() {
+        Some(mistakes) => mistakes.to_string(),
+        None => format!("ringway: {error:#}"),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough, as in `ringway fdb list | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringway: standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers with what is to be printed.
+fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<String> {
+    let socket = arguments.socket.unwrap_or_else(config::default_control_socket);
+    match arguments.command {
+        Command::Run { config, log_format } => run::run(&config, log_format, start).map(|()| String::new()),
+        Command::Check { config, text_only, output } => show::check(&config, text_only, output),
+        Command::Status(output) => show::status(&socket, output),
+        Command::Port(PortCommand::List(output)) => show::port_list(&socket, output),
+        Command::Port(PortCommand::Show { name, output }) => show::port(&socket, &name, output),
+        Command::Fdb(FdbCommand::List { switch, output }) => show::fdb(&socket, switch.as_deref(), output),
+        Command::VmmArgs(arguments) => vmm_args::vmm_args(&socket, &arguments),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { directory: None } => man(),
+        Command::Man { directory: Some(directory) } => {
+            clap_mangen::generate_to(Arguments::command(), directory)?;
+            Ok(String::new())
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "ringway", &mut script);
+    Ok(String::from_utf8(script)?)
+}
+
+fn man() -> anyhow::Result<String> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
+    Ok(String::from_utf8(page)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,224 @@
+//! The command line where no daemon is needed: `check`, `vmm-args --config`, usage, completions, manual pages; and what
+//! the other commands say when nobody answers.
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+
+fn ringway(directory: &Path) -> Command {
+    let mut command = Command::cargo_bin("ringway").expect("built");
+    command.current_dir(directory).env_remove("RINGWAY_SOCKET").env("XDG_RUNTIME_DIR", directory);
+    command
+}
+
+const GOOD: &str = r#"
+[control]
+socket = "control.sock"
+
+[switch.lan]
+
+[port.web]
+switch = "lan"
+vhost-user = { socket = "web.sock", queue-pairs = 2 }
+mac = "52:54:00:00:00:01"
+
+[port.db]
+switch = "lan"
+vhost-user = { socket = "/run/db.sock", mode = "client" }
+
+[port.uplink]
+switch = "lan"
+tap = { name = "rw0" }
+"#;
+
+fn with_file(text: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("ringway.toml"), text).expect("written");
+    directory
+}
+
+#[test]
+fn check_accepts_a_good_file() {
+    let directory = with_file(GOOD);
+    ringway(directory.path())
+        .args(["check", "--text-only", "ringway.toml"])
+        .assert()
+        .success()
+        .stdout("ringway.toml: no mistakes (1 switches, 3 ports)\n")
+        .stderr("");
+    let output = ringway(directory.path()).args(["check", "--text-only", "--json", "ringway.toml"]).output();
+    let facts: serde_json::Value = serde_json::from_slice(&output.expect("ran").stdout).expect("JSON");
+    assert_eq!(facts, serde_json::json!({ "ok": true, "switches": 1, "ports": 3 }));
+}
+
+#[test]
+fn check_reports_all_mistakes_with_places() {
+    let directory =
+        with_file("[switch.lan]\nageing = 5\n[port.web]\nswitch = 'lam'\nmac = '01:00:00:00:00:00'\n");
+    ringway(directory.path()).args(["check", "ringway.toml"]).assert().code(1).stdout("").stderr(
+        "ringway.toml:2: switch.lan.ageing: is an integer, not a string; accepted: a duration from \"1s\" to \
+         \"1000000s\" in s, m, h or d, such as \"5m\"\n\
+         ringway.toml:3: port.web: is attached to nothing; accepted: one of vhost-user = { socket = \"PATH\" } or \
+         tap = { name = \"INTERFACE\" }\n\
+         ringway.toml:4: port.web.switch: there is no switch \"lam\"; accepted: lan\n\
+         ringway.toml:5: port.web.mac: \"01:00:00:00:00:00\" is a multicast address; accepted: a unicast address \
+         such as 52:54:00:00:00:01\n",
+    );
+}
+
+#[test]
+fn check_looks_at_the_machine() {
+    let text = "[control]\nsocket = 'ringway.toml'\n[switch.lan]\n[port.a]\nswitch = 'lan'\n\
+                vhost-user.socket = 'no/a.sock'\n";
+    let directory = with_file(text);
+    ringway(directory.path())
+        .args(["check", "ringway.toml"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("ringway.toml:2: control.socket: "))
+        .stderr(predicate::str::contains(
+            "exists and is no socket; accepted: a path that is free or a socket",
+        ))
+        .stderr(predicate::str::contains("ringway.toml:6: port.a.vhost-user.socket: directory "));
+    ringway(directory.path()).args(["check", "missing.toml"]).assert().code(1).stderr(predicate::str::contains(
+        "missing.toml: file: cannot be read: No such file or directory (os error 2); accepted: a readable TOML file",
+    ));
+}
+
+/// A directory without write permission. Root may write everywhere, so root runs a copy of the program as nobody.
+#[test]
+fn check_names_a_missing_permission() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    const NOBODY: u32 = 65534;
+
+    let directory = with_file("[control]\nsocket = 'closed/control.sock'\n");
+    let closed = directory.path().join("closed");
+    fs::create_dir(&closed).expect("made");
+    for (path, mode) in [(directory.path(), 0o755), (&closed, 0o555)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    }
+    let copy = directory.path().join("ringway");
+    fs::copy(assert_cmd::cargo::cargo_bin("ringway"), &copy).expect("copied");
+    let mut command = std::process::Command::new(copy);
+    command.current_dir(directory.path()).args(["check", "ringway.toml"]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().expect("ran");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("ringway.toml:2: control.socket: directory "), "{text}");
+    assert!(text.contains("closed is not writable: Permission denied"), "{text}");
+}
+
+#[test]
+fn vmm_args_from_a_file() {
+    let directory = with_file(GOOD);
+    let ask = |port: &str, vmm: &str| {
+        let mut command = ringway(directory.path());
+        command.args(["vmm-args", port, "--for", vmm, "--config", "ringway.toml"]);
+        command
+    };
+    let socket = directory.path().join("web.sock").display().to_string();
+    ask("web", "qemu")
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("-object memory-backend-memfd,id=mem0,share=on,size=1G"))
+        .stdout(predicate::str::contains(format!("path={socket},reconnect-ms=1000")))
+        .stdout(predicate::str::contains("vhost-user,id=net-web,chardev=chr-web,queues=2"))
+        .stdout(predicate::str::contains("mac=52:54:00:00:00:01,mq=on,vectors=6"));
+    ask("db", "qemu").assert().success().stdout(predicate::str::contains("/run/db.sock,server=on,wait=off"));
+    ask("web", "libvirt").assert().success().stdout(predicate::str::contains("<interface type='vhostuser'>"));
+    ask("web", "cloud-hypervisor").assert().success().stdout(predicate::str::contains("num_queues=4"));
+    ask("web", "crosvm")
+        .assert()
+        .success()
+        .stdout(predicate::str::contains(format!("type=net,socket={socket}")));
+    ask("db", "crosvm").assert().code(1).stderr(predicate::str::contains("crosvm connects"));
+    ask("uplink", "qemu").assert().code(1).stderr(predicate::str::contains("is a tap"));
+    ask("wob", "qemu").assert().code(1).stderr(predicate::str::contains("it has: web, db, uplink"));
+    let output = ask("web", "qemu").args(["--json", "--memory", "512M"]).output().expect("ran");
+    let facts: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&facts["port"], &facts["for"]), (&"web".into(), &"qemu".into()));
+    assert_eq!(facts["arguments"][0], "-m");
+    assert_eq!(facts["arguments"][1], "512M");
+}
+
+#[test]
+fn without_a_daemon_the_socket_and_the_remedy_are_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for words in [
+        vec!["status"],
+        vec!["port", "list"],
+        vec!["port", "show", "web"],
+        vec!["fdb", "list"],
+        vec!["vmm-args", "web", "--for", "qemu"],
+    ] {
+        ringway(directory.path())
+            .args(["--socket", "absent.sock"])
+            .args(&words)
+            .assert()
+            .code(1)
+            .stdout("")
+            .stderr(predicate::str::contains("no ringway answers on absent.sock: No such file"))
+            .stderr(predicate::str::contains("ringway run CONFIG"));
+    }
+    ringway(directory.path())
+        .env("RINGWAY_SOCKET", "named.sock")
+        .arg("status")
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("named.sock"));
+}
+
+#[test]
+fn run_refuses_a_bad_file_with_all_mistakes() {
+    let directory = with_file("[workers]\nmode = 'sidecore'\nthreads = 0\n");
+    ringway(directory.path())
+        .args(["run", "ringway.toml"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("ringway.toml:2: workers.mode: \"sidecore\" is not available"))
+        .stderr(predicate::str::contains("ringway.toml:3: workers.threads: 0 is out of range"));
+}
+
+#[test]
+fn usage_errors_exit_with_two() {
+    let directory = with_file(GOOD);
+    for words in [
+        vec![],
+        vec!["rum"],
+        vec!["run"],
+        vec!["port"],
+        vec!["vmm-args", "web"],
+        vec!["vmm-args", "web", "--for", "vmware"],
+        vec!["vmm-args", "web", "--for", "qemu", "--memory", "much"],
+    ] {
+        ringway(directory.path()).args(&words).assert().code(2).stdout("");
+    }
+    let strange = ["port", "show", "a/b", "--socket", "x"];
+    ringway(directory.path()).args(strange).assert().code(1).stderr(predicate::str::contains("is no name"));
+    ringway(directory.path())
+        .arg("--version")
+        .assert()
+        .success()
+        .stdout(predicate::str::starts_with("ringway "));
+}
+
+#[test]
+fn completions_and_manual_pages() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for shell in ["bash", "zsh", "fish"] {
+        ringway(directory.path())
+            .args(["completions", shell])
+            .assert()
+            .success()
+            .stdout(predicate::str::contains("vmm-args"));
+    }
+    ringway(directory.path()).arg("man").assert().success().stdout(predicate::str::contains(".TH ringway 1"));
+    ringway(directory.path()).args(["man", "--directory", "."]).assert().success();
+    assert!(directory.path().join("ringway-check.1").exists());
+}
