@@ -1,0 +1,150 @@
+//! What a session tells the host, and what the host tells back.
+
+use guestmem::GuestMemory;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use virtqueue::{QueueSetup, RingState};
+
+/// Something that the device world must do, in the order received. Each is answered by one
+/// [`Session::finish`](super::Session::finish).
+///
+/// File descriptors are whatever the front-end sent: the host makes a kick, call or err fd non-blocking
+/// before it reads or writes it, and an fd that cannot be used is [`Outcome::Failed`].
+#[derive(Debug)]
+pub enum Event {
+    /// The features that the driver uses (`SET_FEATURES`), without the transport's own bits. Running rings
+    /// only ever see their logging change.
+    Features {
+        /// Device and ring bits; a subset of the offer.
+        acknowledged: u64,
+        /// Running rings whose logging changed.
+        restart: Vec<QueueRestart>,
+    },
+    /// The guest's memory is this from now on. When this event is finished nothing may touch the earlier
+    /// memory.
+    Memory {
+        /// The new memory; it has no regions after the last one was removed.
+        memory: Arc<GuestMemory>,
+        /// Running and suspended rings on the new memory.
+        restart: Vec<QueueRestart>,
+    },
+    /// Running rings go on with a new setup on the same memory: another dirty log or other addresses.
+    QueuesRestart(Vec<QueueRestart>),
+    /// A ring begins to run.
+    QueueStart(Box<QueueStart>),
+    /// A ring ends; its fds are to be closed. Finish with [`Outcome::Stopped`] once nothing pops from it
+    /// and everything popped is completed.
+    QueueStop {
+        /// Which ring.
+        index: u16,
+    },
+    /// A running ring is to be served, or only kept.
+    QueueEnable {
+        /// Which ring.
+        index: u16,
+        /// Whether chains are to be served.
+        enabled: bool,
+    },
+    /// A running ring has another kick fd; `None`: the ring is to be polled.
+    QueueKick {
+        /// Which ring.
+        index: u16,
+        /// The new fd.
+        kick: Option<OwnedFd>,
+    },
+    /// A running ring has another call fd; `None`: the driver polls.
+    QueueCall {
+        /// Which ring.
+        index: u16,
+        /// The new fd.
+        call: Option<OwnedFd>,
+    },
+    /// A running ring has another fd for reporting its failure.
+    QueueErr {
+        /// Which ring.
+        index: u16,
+        /// The new fd.
+        err: Option<OwnedFd>,
+    },
+    /// The socket on which messages for [`Channel::Backend`] are sent. Replaces an earlier one.
+    BackendChannel(OwnedFd),
+    /// The driver's device status (virtio 1.3 §2.1). Most front-ends never reach `DRIVER_OK`: inform only.
+    Status(u8),
+    /// The MTU that the front-end advertises to the guest, in bytes.
+    Mtu(u16),
+    /// Announce the guest's MAC address on its network (after a migration).
+    AnnounceRarp([u8; 6]),
+    /// Drop all queues and return the device to its initial state. Every ring counts as stopped.
+    ResetDevice,
+    /// The driver wrote its configuration space. If the device takes it, the host passes the new bytes to
+    /// [`Session::set_config`](super::Session::set_config).
+    ConfigWrite {
+        /// First byte written.
+        offset: u32,
+        /// What was written; `offset + bytes.len()` is at most
+        /// [`CONFIG_SIZE_MAX`](super::CONFIG_SIZE_MAX).
+        bytes: Vec<u8>,
+        /// Written by a migration and not by the driver: read-only fields count too.
+        migration: bool,
+    },
+}
+
+/// A ring that begins to run.
+#[derive(Debug)]
+pub struct QueueStart {
+    /// Which ring.
+    pub index: u16,
+    /// Size, translated and checked addresses, ring features, dirty log.
+    pub setup: QueueSetup,
+    /// Where to go on in the ring (`SET_VRING_BASE`).
+    pub state: RingState,
+    /// Readable when the driver added chains; `None`: the ring is to be polled.
+    pub kick: Option<OwnedFd>,
+    /// To be written when chains were used; `None`: the driver polls.
+    pub call: Option<OwnedFd>,
+    /// To be written when the ring fails.
+    pub err: Option<OwnedFd>,
+    /// Whether chains are to be served already.
+    pub enabled: bool,
+}
+
+/// A ring that goes on with a new setup: the host takes the queue's state, drops the queue, and makes it
+/// anew from `setup` and that state.
+#[derive(Debug)]
+pub struct QueueRestart {
+    /// Which ring.
+    pub index: u16,
+    /// The new setup. `None`: the ring's memory is gone; keep its state and serve nothing until a later
+    /// restart brings a setup, or the ring stops.
+    pub setup: Option<QueueSetup>,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Carried out.
+    Done,
+    /// Not possible: the front-end learns it if it asked for an acknowledgement. A ring that failed to
+    /// start counts as stopped.
+    Failed,
+    /// The answer to [`Event::QueueStop`]: where the ring stood.
+    Stopped(RingState),
+}
+
+/// A message to send, whole and in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// On which socket.
+    pub channel: Channel,
+    /// The message, header included.
+    pub bytes: Vec<u8>,
+}
+
+/// The two directions of a vhost-user connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// The connection itself: replies.
+    Main,
+    /// The socket of [`Event::BackendChannel`]: requests of ours.
+    Backend,
+}

@@ -1,0 +1,145 @@
+//! Whole messages out of pieces of a stream, each with the file descriptors that came with it.
+//!
+//! The kernel ends a `recvmsg` with the data that carried the descriptors, so descriptors belong to the
+//! message that holds the last byte of the piece they arrived with. A reader that asks for exactly
+//! [`Inbox::wanted`] bytes never has more than one message in a piece, and the question does not come up.
+
+use super::FrontendFault;
+use super::message::{FDS_MAX, HEADER_SIZE, Header, PAYLOAD_MAX};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+/// Bytes kept at most while the host does not take messages out.
+pub(super) const BUFFERED_MAX: usize = 64 * 1024;
+
+/// Descriptors kept at most for messages not taken yet.
+const FDS_HELD_MAX: usize = 4 * FDS_MAX;
+
+/// A whole request.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// What was received and not yet taken.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    bytes: Vec<u8>,
+    /// Descriptors, each with how many of `bytes` were there once its piece had arrived.
+    fds: VecDeque<(usize, OwnedFd)>,
+}
+
+impl Inbox {
+    pub(super) fn receive(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), FrontendFault> {
+        let count = self.bytes.len() + bytes.len();
+        if count > BUFFERED_MAX {
+            return Err(FrontendFault::Flood { count, most: BUFFERED_MAX });
+        }
+        self.bytes.extend_from_slice(bytes);
+        let held = self.fds.len() + fds.len();
+        if fds.len() > FDS_MAX || held > FDS_HELD_MAX {
+            return Err(FrontendFault::TooManyFds { count: held });
+        }
+        self.fds.extend(fds.into_iter().map(|fd| (count, fd)));
+        Ok(())
+    }
+
+    /// Bytes that are missing from the message that is arriving: first its header, then its payload. Zero:
+    /// a whole message (or a wrong header) waits to be taken.
+    pub(super) fn wanted(&self) -> usize {
+        match self.bytes.first_chunk::<HEADER_SIZE>().map(Header::parse) {
+            None => HEADER_SIZE - self.bytes.len(),
+            Some(Ok(header)) => (HEADER_SIZE + header.size).saturating_sub(self.bytes.len()),
+            Some(Err(_)) => 0,
+        }
+    }
+
+    /// The next whole message; `None`: more bytes are needed.
+    pub(super) fn take(&mut self) -> Result<Option<Message>, FrontendFault> {
+        let Some(header) = self.bytes.first_chunk::<HEADER_SIZE>() else { return Ok(None) };
+        let header = Header::parse(header)?;
+        let len = HEADER_SIZE + header.size;
+        debug_assert!(header.size <= PAYLOAD_MAX);
+        let Some(payload) = self.bytes.get(HEADER_SIZE..len) else { return Ok(None) };
+        let payload = payload.to_vec();
+        self.bytes.drain(..len);
+        let mut fds = Vec::new();
+        while let Some((_, fd)) = self.fds.pop_front_if(|(arrived, _)| *arrived <= len) {
+            fds.push(fd);
+        }
+        self.fds.iter_mut().for_each(|(arrived, _)| *arrived -= len);
+        let (least, most) = header.request.shape().fds;
+        if fds.len() < least || fds.len() > most {
+            let (request, count) = (header.request, fds.len());
+            return Err(FrontendFault::FdCount { request, count, least, most });
+        }
+        Ok(Some(Message { header, payload, fds }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhost_user::Request;
+
+    fn bytes(id: u32, payload: &[u8]) -> Vec<u8> {
+        let words = [id, 1, payload.len() as u32];
+        words.iter().flat_map(|word| word.to_ne_bytes()).chain(payload.iter().copied()).collect()
+    }
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn pieces_of_one_byte_make_whole_messages_with_their_descriptors() {
+        let mut inbox = Inbox::default();
+        let kick = bytes(12, &3u64.to_ne_bytes());
+        for (at, byte) in kick.iter().enumerate() {
+            assert!(inbox.take().unwrap().is_none());
+            assert_eq!(inbox.wanted(), if at < 12 { 12 - at } else { 20 - at });
+            inbox.receive(&[*byte], if at == 0 { vec![null()] } else { vec![] }).unwrap();
+        }
+        assert_eq!(inbox.wanted(), 0);
+        let message = inbox.take().unwrap().unwrap();
+        assert_eq!((message.header.request, message.fds.len()), (Request::SetVringKick, 1));
+        assert_eq!(message.payload, 3u64.to_ne_bytes());
+        assert_eq!(inbox.wanted(), 12);
+    }
+
+    #[test]
+    fn descriptors_belong_to_the_message_that_ends_their_piece() {
+        let mut inbox = Inbox::default();
+        // What the kernel makes of two sends, the second with a descriptor: one piece.
+        let mut both = bytes(3, &[]);
+        both.extend(bytes(12, &[0; 8]));
+        inbox.receive(&both, vec![null()]).unwrap();
+        inbox.receive(&bytes(3, &[]), vec![]).unwrap();
+        let counts: Vec<_> = std::iter::from_fn(|| inbox.take().unwrap()).map(|m| m.fds.len()).collect();
+        assert_eq!(counts, [0, 1, 0]);
+    }
+
+    #[test]
+    fn floods_of_bytes_and_descriptors_are_refused() {
+        let mut inbox = Inbox::default();
+        assert_eq!(inbox.receive(&[0; BUFFERED_MAX + 1], vec![]).unwrap_err().name(), "flood");
+        let many = (0..FDS_MAX + 1).map(|_| null()).collect();
+        assert_eq!(inbox.receive(&[0; 8], many).unwrap_err().name(), "too-many-fds");
+        let mut inbox = Inbox::default();
+        let fault = (0..200).find_map(|_| inbox.receive(&[], vec![null()]).err()).unwrap();
+        assert_eq!(fault, FrontendFault::TooManyFds { count: FDS_HELD_MAX + 1 });
+    }
+
+    #[test]
+    fn a_descriptor_too_many_or_too_few_is_named() {
+        let mut inbox = Inbox::default();
+        inbox.receive(&bytes(3, &[]), vec![null()]).unwrap();
+        let fault = inbox.take().unwrap_err();
+        assert_eq!(fault, FrontendFault::FdCount { request: Request::SetOwner, count: 1, least: 0, most: 0 });
+        let mut inbox = Inbox::default();
+        inbox.receive(&bytes(37, &[0; 40]), vec![]).unwrap();
+        assert_eq!(inbox.take().unwrap_err().name(), "fd-count");
+    }
+}
