@@ -543,3 +543,21 @@ impl Bridge {
         self.fdb.find(mac).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_saw_the_port_before_it_left_learns_nothing() {
+        let bridge = Bridge::new(BridgeConfig::new(1));
+        let (port, now) = (PortId(1), Now::from_millis(0));
+        bridge.add_port(port).unwrap();
+        let ingress = Ingress { port, bits: bridge.bits(port), now };
+        bridge.remove_port(port).unwrap();
+        let src = UnicastMac::new([0x52, 0x54, 0, 0, 0, 1]).unwrap();
+        assert!(bridge.accept(&ingress, src));
+        assert_eq!(bridge.entry_count(), 0);
+        bridge.check();
+    }
+}
