@@ -41,8 +41,8 @@ pub struct BridgeConfig {
     /// Milliseconds after which a learned entry is forgotten, at most [`Self::AGEING_MS_MAX`]. Zero: nothing is
     /// learned, and every frame floods.
     pub ageing_ms: u32,
-    /// Entries that the FDB holds, from 1 to [`Self::ENTRIES_MAX`]. Memory for all is taken at creation: about 64 bytes
-    /// each.
+    /// Entries that the FDB holds, from 1 to [`Self::ENTRIES_MAX`]. Memory for all is taken at creation: 50 to
+    /// 100 bytes each.
     pub max_entries: u32,
     /// Secret, random for each start: it keeps guests from aiming their addresses at one place of the table.
     pub seed: u64,
