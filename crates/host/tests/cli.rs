@@ -46,7 +46,7 @@ fn check_accepts_a_good_file() {
         .args(["check", "--text-only", "ringway.toml"])
         .assert()
         .success()
-        .stdout("ringway.toml: no mistakes (1 switches, 3 ports)\n")
+        .stdout("ringway.toml: no mistakes (switches: 1, ports: 3)\n")
         .stderr("");
     let output = ringway(directory.path()).args(["check", "--text-only", "--json", "ringway.toml"]).output();
     let facts: serde_json::Value = serde_json::from_slice(&output.expect("ran").stdout).expect("JSON");
@@ -66,6 +66,17 @@ fn check_reports_all_mistakes_with_places() {
          ringway.toml:5: port.web.mac: \"01:00:00:00:00:00\" is a multicast address; accepted: a unicast address \
          such as 52:54:00:00:00:01\n",
     );
+}
+
+#[test]
+fn check_reports_mistakes_as_json() {
+    let directory = with_file("[switch.lan]\nageing = 5\n");
+    let output = ringway(directory.path()).args(["check", "--json", "ringway.toml"]).output().expect("ran");
+    assert_eq!(output.status.code(), Some(1));
+    let facts: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(facts["ok"], false);
+    assert_eq!(facts["mistakes"][0]["line"], 2);
+    assert_eq!(facts["mistakes"][0]["field"], "switch.lan.ageing");
 }
 
 #[test]

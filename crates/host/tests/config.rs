@@ -344,6 +344,18 @@ fn syntax_errors_stand_beside_the_other_mistakes() {
 }
 
 #[test]
+fn a_hostile_file_costs_little() {
+    let lines = |line: &str| line.repeat(config::FILE_BYTES_MAX as usize / line.len() / 2);
+    for text in [lines("x\n"), lines("[x\n"), lines("x = [\n"), format!("[port]\n{}", lines("a.b.c = 1\n"))] {
+        let error = parse(&text).expect_err("mistakes");
+        assert!((1..=500).contains(&error.mistakes.len()), "{}", error.mistakes.len());
+    }
+    let switches: String = (0..300).map(|number| format!("[switch.s{number}]\n")).collect();
+    let error = parse(&switches).expect_err("too many");
+    assert_eq!((error.mistakes[0].line, error.mistakes[0].what.as_str()), (257, "one switch too many"));
+}
+
+#[test]
 fn files_that_cannot_be_used_at_all() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("ringway.toml");

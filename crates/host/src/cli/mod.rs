@@ -9,7 +9,7 @@ mod table;
 pub mod vmm_args;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -124,7 +124,7 @@ pub fn main(start: StartPlane) -> ExitCode {
         Err(error) => error.exit(),
     };
     match obey(arguments, start) {
-        Ok(text) => print(&text),
+        Ok(answer) => print(&answer),
         Err(error) => {
             eprintln!("{}", described(&error));
             ExitCode::FAILURE
@@ -140,12 +140,24 @@ fn described(error: &anyhow::Error) -> String {
     }
 }
 
-fn print(text: &str) -> ExitCode {
+/// What a command prints to standard output, and its exit code.
+pub(crate) struct Answer {
+    text: String,
+    code: ExitCode,
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Answer {
+        Answer { text, code: ExitCode::SUCCESS }
+    }
+}
+
+fn print(answer: &Answer) -> ExitCode {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match out.write_all(answer.text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => answer.code,
         // The reader has seen enough, as in `ringway fdb list | head`.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => answer.code,
         Err(error) => {
             eprintln!("ringway: standard output: {error}");
             ExitCode::FAILURE
@@ -153,24 +165,20 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Answers with what is to be printed.
-fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<String> {
+fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<Answer> {
     let socket = arguments.socket.unwrap_or_else(config::default_control_socket);
-    match arguments.command {
+    let text = match arguments.command {
+        Command::Check { config, text_only, output } => return show::check(&config, text_only, output),
         Command::Run { config, log_format } => run::run(&config, log_format, start).map(|()| String::new()),
-        Command::Check { config, text_only, output } => show::check(&config, text_only, output),
         Command::Status(output) => show::status(&socket, output),
         Command::Port(PortCommand::List(output)) => show::port_list(&socket, output),
         Command::Port(PortCommand::Show { name, output }) => show::port(&socket, &name, output),
         Command::Fdb(FdbCommand::List { switch, output }) => show::fdb(&socket, switch.as_deref(), output),
         Command::VmmArgs(arguments) => vmm_args::vmm_args(&socket, &arguments),
         Command::Completions { shell } => completions(shell),
-        Command::Man { directory: None } => man(),
-        Command::Man { directory: Some(directory) } => {
-            clap_mangen::generate_to(Arguments::command(), directory)?;
-            Ok(String::new())
-        }
-    }
+        Command::Man { directory } => man(directory.as_deref()),
+    };
+    text.map(Answer::from)
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {
@@ -179,9 +187,12 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {
     Ok(String::from_utf8(script)?)
 }
 
-fn man() -> anyhow::Result<String> {
+fn man(directory: Option<&Path>) -> anyhow::Result<String> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
+    match directory {
+        Some(directory) => clap_mangen::generate_to(Arguments::command(), directory)?,
+        None => clap_mangen::Man::new(Arguments::command()).render(&mut page)?,
+    }
     Ok(String::from_utf8(page)?)
 }
 

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::Output;
 use super::table::{bytes, duration, lines, table};
+use super::{Answer, Output};
 use crate::api::client;
 use crate::api::view::{FdbView, PortView, Status};
 use crate::config;
@@ -22,16 +23,29 @@ pub(crate) fn port_path(name: &str) -> anyhow::Result<String> {
     Ok(format!("/api/ports/{name}"))
 }
 
-pub(crate) fn check(file: &Path, text_only: bool, output: Output) -> anyhow::Result<String> {
-    let loaded = config::load(file)?;
-    if !text_only {
-        config::environment_check(&loaded)?;
+pub(crate) fn check(file: &Path, text_only: bool, output: Output) -> anyhow::Result<Answer> {
+    let checked = config::load(file).and_then(|loaded| {
+        if !text_only {
+            config::environment_check(&loaded)?;
+        }
+        Ok(loaded.config)
+    });
+    match checked {
+        Ok(config) if output.json => {
+            let (switches, ports) = (config.switches.len(), config.ports.len());
+            Ok(json(&serde_json::json!({ "ok": true, "switches": switches, "ports": ports }))?.into())
+        }
+        Ok(config) => {
+            let (switches, ports) = (config.switches.len(), config.ports.len());
+            let text = format!("{}: no mistakes (switches: {switches}, ports: {ports})\n", file.display());
+            Ok(text.into())
+        }
+        Err(error) if output.json => {
+            let text = json(&serde_json::json!({ "ok": false, "mistakes": error.mistakes }))?;
+            Ok(Answer { text, code: ExitCode::FAILURE })
+        }
+        Err(error) => Err(error.into()),
     }
-    let (switches, ports) = (loaded.config.switches.len(), loaded.config.ports.len());
-    if output.json {
-        return json(&serde_json::json!({ "ok": true, "switches": switches, "ports": ports }));
-    }
-    Ok(format!("{}: no mistakes ({switches} switches, {ports} ports)\n", file.display()))
 }
 
 pub(crate) fn status(socket: &Path, output: Output) -> anyhow::Result<String> {

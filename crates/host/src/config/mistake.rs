@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// One mistake of the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     /// Line of the file, counted from 1; 0 when the mistake concerns the whole file.
     pub line: usize,
@@ -16,7 +18,7 @@ pub struct Mistake {
     pub accepted: String,
 }
 
-/// A configuration that cannot be used: every mistake found, ordered by line. Its `Display` prints one line a mistake:
+/// A configuration that cannot be used: every mistake found (of a text, the first 500), ordered by line. Its `Display` prints one line a mistake:
 /// `FILE:LINE: FIELD: WHAT; accepted: ACCEPTED`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {

@@ -43,6 +43,9 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 }
 
+/// Most mistakes that are reported of one file.
+pub(crate) const MISTAKES_MAX: usize = 500;
+
 /// Lines of the fields of a file, by path.
 pub(crate) type Lines = BTreeMap<String, usize>;
 
@@ -83,6 +86,9 @@ impl Reader {
             damaged: Vec::new(),
         };
         for error in &errors {
+            if reader.is_full() {
+                break;
+            }
             reader.syntax(error);
         }
         let root = Section { place: Place { field: String::new(), line: 1 }, table: document.get_ref() };
@@ -112,13 +118,18 @@ impl Reader {
         self.damaged.iter().any(|(first, last)| (*first..=*last).contains(&line))
     }
 
+    /// Whether more mistakes would be of no use to anybody.
+    fn is_full(&self) -> bool {
+        self.mistakes.len() >= MISTAKES_MAX
+    }
+
     fn line_of(&self, offset: usize) -> usize {
         1 + self.line_starts.partition_point(|start| *start <= offset)
     }
 
     /// Notes a mistake at `place`.
     pub(crate) fn refuse(&mut self, place: &Place, what: impl Display, accepted: impl Display) {
-        if !self.is_damaged(place.line) {
+        if !self.is_full() && !self.is_damaged(place.line) {
             self.mistakes.push(Mistake {
                 line: place.line,
                 field: place.field.clone(),

@@ -167,10 +167,11 @@ fn workers(reader: &mut Reader, root: &Section<'_, '_>, around: &Surroundings<'_
 }
 
 fn switches(reader: &mut Reader, root: &Section<'_, '_>) -> Vec<SwitchConfig> {
-    let sections = reader.named_tables(root, "switch", "tables such as [switch.lan]");
+    let mut sections = reader.named_tables(root, "switch", "tables such as [switch.lan]");
     if let Some((_, section)) = sections.get(SWITCHES_MAX) {
         reader.refuse(&section.place, "one switch too many", format!("at most {SWITCHES_MAX} switches"));
     }
+    sections.truncate(SWITCHES_MAX);
     sections.iter().map(|(name, section)| switch(reader, name, section)).collect()
 }
 
@@ -199,10 +200,11 @@ fn ports(
     switches: &[SwitchConfig],
     taken: &mut Taken,
 ) -> Vec<PortConfig> {
-    let sections = reader.named_tables(root, "port", "tables such as [port.web]");
+    let mut sections = reader.named_tables(root, "port", "tables such as [port.web]");
     if let Some((_, section)) = sections.get(PORTS_MAX) {
         reader.refuse(&section.place, "one port too many", format!("at most {PORTS_MAX} ports"));
     }
+    sections.truncate(PORTS_MAX);
     let ports = sections.iter().map(|(name, section)| port(reader, name, section, around, switches, taken));
     ports.collect::<Vec<_>>().into_iter().flatten().collect()
 }
