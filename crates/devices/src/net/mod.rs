@@ -13,15 +13,20 @@
 //! Directions are the guest's: *transmit* is what the driver sends, *receive* is what it gets.
 
 pub mod checksum;
+pub mod config;
+pub mod control;
 pub mod features;
 mod frame;
 pub mod header;
 pub mod offload;
 pub mod packet;
+pub mod rarp;
 pub mod receive;
 pub mod software;
 pub mod transmit;
 
+pub use config::{Duplex, NetConfig};
+pub use control::{Ack, Change, ControlState};
 pub use features::{Acknowledged, FeatureFault, Features, Offered};
 pub use frame::{FRAME_LEN_MAX, FRAME_LEN_MIN, Frame};
 pub use header::{HeaderFormat, NetHeader};
