@@ -1,2 +1,22 @@
-//! Ringway: benches.
-fn main() {}
+//! Measures of single crates, each next to a peer in the same run: `bench NAME [--json]`.
+
+mod report;
+mod virtqueue;
+
+use std::process::ExitCode;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let names: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|argument| *argument != "--json").collect();
+    let rows = match names[..] {
+        ["virtqueue"] => virtqueue::measure()?,
+        _ => {
+            eprintln!("usage: bench virtqueue [--json]");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    report::print(&rows, json);
+    Ok(ExitCode::SUCCESS)
+}
