@@ -174,8 +174,8 @@ fn without_a_daemon_the_socket_and_the_remedy_are_named() {
             .assert()
             .code(1)
             .stdout("")
-            .stderr(predicate::str::contains("no ringway answers on absent.sock: No such file"))
-            .stderr(predicate::str::contains("ringway run CONFIG"));
+            .stderr(predicate::str::starts_with("ringway: no ringway answers on absent.sock (start one "))
+            .stderr(predicate::str::ends_with("with --socket): No such file or directory (os error 2)\n"));
     }
     ringway(directory.path())
         .env("RINGWAY_SOCKET", "named.sock")
@@ -202,6 +202,7 @@ fn usage_errors_exit_with_two() {
     for words in [
         vec![],
         vec!["rum"],
+        vec!["--json"],
         vec!["run"],
         vec!["port"],
         vec!["vmm-args", "web"],
@@ -232,4 +233,6 @@ fn completions_and_manual_pages() {
     ringway(directory.path()).arg("man").assert().success().stdout(predicate::str::contains(".TH ringway 1"));
     ringway(directory.path()).args(["man", "--directory", "."]).assert().success();
     assert!(directory.path().join("ringway-check.1").exists());
+    let nowhere = ringway(directory.path()).args(["man", "--directory", "no/where"]).assert().code(1);
+    nowhere.stderr("ringway: manual pages in no/where: No such file or directory (os error 2)\n");
 }

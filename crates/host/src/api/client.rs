@@ -21,7 +21,7 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 pub enum ClientError {
     /// Nobody listens on the socket.
     #[error(
-        "no ringway answers on {}: {source}\nstart one with `ringway run CONFIG`, or name its control socket with --socket",
+        "no ringway answers on {} (start one with `ringway run CONFIG`, or name its control socket with --socket)",
         socket.display()
     )]
     NoDaemon {

@@ -46,7 +46,7 @@ pub enum ServeError {
     #[error("{} exists and is no socket", .0.display())]
     NoSocket(PathBuf),
     /// The control socket cannot be made.
-    #[error("control socket {}: {source}", path.display())]
+    #[error("control socket {}", path.display())]
     Unix {
         /// Its path.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The TCP address cannot be listened on.
-    #[error("control address {address}: {source}")]
+    #[error("control address {address}")]
     Tcp {
         /// The address.
         address: SocketAddr,

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::api::Plane;
@@ -190,7 +191,8 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {
 fn man(directory: Option<&Path>) -> anyhow::Result<String> {
     let mut page = Vec::new();
     match directory {
-        Some(directory) => clap_mangen::generate_to(Arguments::command(), directory)?,
+        Some(directory) => clap_mangen::generate_to(Arguments::command(), directory)
+            .with_context(|| format!("manual pages in {}", directory.display()))?,
         None => clap_mangen::Man::new(Arguments::command()).render(&mut page)?,
     }
     Ok(String::from_utf8(page)?)
