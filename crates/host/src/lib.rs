@@ -3,3 +3,5 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod plane;
+mod sys;

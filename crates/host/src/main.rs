@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ringway::cli::main(|_config| anyhow::bail!("this build has no data plane"))
+    ringway::cli::main(|config| Ok(ringway::plane::start(config)?))
 }

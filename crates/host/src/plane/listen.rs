@@ -1,0 +1,84 @@
+//! Where a port's front-end is met: a socket we listen on, or one we connect to again and again.
+
+use super::Stopping;
+use crate::config::resolved::SocketRole;
+use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Time between two attempts to connect.
+const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// Our end of a port's socket path.
+pub(super) enum Endpoint {
+    /// We listen; the file is ours and goes when this is dropped.
+    Server { listener: UnixListener, path: PathBuf },
+    /// The front-end listens.
+    Client { path: PathBuf },
+}
+
+impl Endpoint {
+    /// Binds the socket (server) or just remembers the path (client). A socket file that nobody answers on is left over
+    /// from an earlier run and replaced.
+    pub(super) fn open(path: &Path, role: SocketRole) -> anyhow::Result<Self> {
+        if role == SocketRole::Client {
+            return Ok(Self::Client { path: path.into() });
+        }
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                bail!(
+                    "{} exists and is no socket; accepted: a path that is free or a socket",
+                    path.display()
+                );
+            }
+            if UnixStream::connect(path).is_ok() {
+                bail!("{} is served by another process", path.display());
+            }
+            std::fs::remove_file(path)
+                .with_context(|| format!("removing the stale socket {}", path.display()))?;
+        }
+        let listener =
+            UnixListener::bind(path).with_context(|| format!("binding the socket {}", path.display()))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Server { listener, path: path.into() })
+    }
+
+    /// Waits for the next front-end, however long it takes; `None`: the plane stops.
+    pub(super) fn next(&self, stopping: &Stopping) -> Option<UnixStream> {
+        while !stopping.is_set() {
+            match self {
+                Self::Server { listener, .. } => {
+                    let mut wait =
+                        [PollFd::new(listener, PollFlags::IN), PollFd::new(&stopping.wake, PollFlags::IN)];
+                    let _ = poll(&mut wait, None);
+                    match listener.accept() {
+                        Ok((stream, _)) => return Some(stream),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "accepting a front-end");
+                            stopping.sleep(RETRY);
+                        }
+                    }
+                }
+                Self::Client { path } => match UnixStream::connect(path) {
+                    Ok(stream) => return Some(stream),
+                    Err(_) => {
+                        stopping.sleep(RETRY);
+                    }
+                },
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Self::Server { path, .. } = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Ports, their queues and what is counted about them.
+//!
+//! Who touches what: a transmit queue belongs to one worker, a receive queue to whoever delivers into it. Each
+//! has a lock that is taken once a burst. The session thread takes the same lock to start, stop or change the
+//! queue, so when it has the lock nobody is inside a ring and nobody holds a slice of the guest's memory.
+//! Order of locks: one transmit queue, then one receive queue at a time. See docs/adr/0003.
+
+use super::notify;
+use super::tap::TapPort;
+use super::worker::Worker;
+use crate::config::resolved::PortConfig;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use devices::net::control::ControlState;
+use devices::net::{Acknowledged, Offered, ReceiveRules, TransmitRules};
+use guestmem::GuestMemory;
+use parking_lot::Mutex;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use switch::{Bridge, DropReason, PortId, UnicastMac};
+use virtqueue::{DeviceQueue, DriverFault, Endian};
+
+/// A switch and the ports on it.
+pub(super) struct SwitchPlane {
+    pub(super) name: String,
+    pub(super) bridge: Bridge,
+    /// By port number; a hole where a port was removed.
+    pub(super) ports: ArcSwap<Vec<Option<Arc<Port>>>>,
+}
+
+/// One attachment point.
+pub(super) struct Port {
+    pub(super) id: PortId,
+    pub(super) config: PortConfig,
+    pub(super) switch: Arc<SwitchPlane>,
+    /// The address that frames of this port must come from; `None`: any.
+    pub(super) locked_to: Option<UnicastMac>,
+    pub(super) attachment: Attachment,
+}
+
+/// What is on the other side of a port.
+pub(super) enum Attachment {
+    Guest(GuestPort),
+    Tap(TapPort),
+}
+
+impl Port {
+    /// Every queue's counters, transmit (from the port into the switch) first.
+    pub(super) fn stats(&self) -> (Vec<&QueueStats>, Vec<&QueueStats>) {
+        match &self.attachment {
+            Attachment::Guest(guest) => (
+                guest.transmit.iter().map(|queue| &queue.stats).collect(),
+                guest.receive.iter().map(|queue| &queue.stats).collect(),
+            ),
+            Attachment::Tap(tap) => (
+                tap.queues.iter().map(|queue| &queue.from_kernel).collect(),
+                tap.queues.iter().map(|queue| &queue.to_kernel).collect(),
+            ),
+        }
+    }
+}
+
+/// A guest's NIC: pairs of queues, and which receive queue a flow goes to.
+pub(super) struct GuestPort {
+    pub(super) transmit: Box<[TransmitQueue]>,
+    pub(super) receive: Box<[ReceiveQueue]>,
+    /// Receive queues usable now: those of the pairs 0..ready.
+    pub(super) ready: AtomicU16,
+    /// Receive follows transmit (virtio 1.3 §5.1.6.5.5): the pair that a flow's hash was last sent on, plus one.
+    pub(super) steering: Box<[AtomicU16; STEERING]>,
+    /// What the driver wants to receive, where a control queue reaches us; `None`: everything.
+    pub(super) filter: ArcSwapOption<ControlState>,
+    /// Wakes the session thread: a queue was retired or memory died.
+    pub(super) attention: notify::Wake,
+    /// What every front-end of this port is offered.
+    pub(super) offered: Offered,
+    /// What the session knows, for people.
+    pub(super) facts: Mutex<Facts>,
+    pub(super) control_stats: QueueStats,
+}
+
+/// What is shown of a session.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) connected: bool,
+    pub(super) acknowledged: Vec<&'static str>,
+    /// The MTU that the front-end advertises (NET_SET_MTU), in bytes.
+    pub(super) mtu: Option<u16>,
+    /// The last thing that went wrong on this connection, or that ended the one before.
+    pub(super) fault: Option<String>,
+}
+
+/// Entries of the steering table.
+pub(super) const STEERING: usize = 256;
+
+impl GuestPort {
+    pub(super) fn new(queue_pairs: u16, offered: Offered) -> io::Result<Self> {
+        let transmit = |_| TransmitQueue {
+            live: Mutex::new(None),
+            stats: QueueStats::default(),
+            owner: Mutex::new(None),
+        };
+        let receive = |_| ReceiveQueue { live: Mutex::new(None), stats: QueueStats::default() };
+        Ok(Self {
+            transmit: (0..queue_pairs).map(transmit).collect(),
+            receive: (0..queue_pairs).map(receive).collect(),
+            ready: AtomicU16::new(0),
+            steering: Box::new([const { AtomicU16::new(0) }; STEERING]),
+            filter: ArcSwapOption::empty(),
+            attention: notify::Wake::new()?,
+            offered,
+            facts: Mutex::default(),
+            control_stats: QueueStats::default(),
+        })
+    }
+
+    /// Virtqueues of the device: a pair for each queue pair, and the control queue behind them (virtio 1.3 §5.1.2).
+    pub(super) fn queue_count(&self) -> u16 {
+        self.control_index() + 1
+    }
+
+    /// Index of the control queue.
+    pub(super) fn control_index(&self) -> u16 {
+        2 * self.transmit.len() as u16
+    }
+
+    /// Where the queue of a virtqueue index runs: receive queues are even, transmit queues odd. `None` for the control
+    /// queue and beyond.
+    pub(super) fn slot(&self, index: u16) -> Option<(&Mutex<Option<Live>>, &QueueStats)> {
+        let pair = usize::from(index / 2);
+        if index.is_multiple_of(2) {
+            self.receive.get(pair).map(|queue| (&queue.live, &queue.stats))
+        } else {
+            self.transmit.get(pair).map(|queue| (&queue.live, &queue.stats))
+        }
+    }
+
+    /// The worker that serves a virtqueue, and under which number; receive queues have none.
+    pub(super) fn owner(&self, index: u16) -> Option<(Arc<Worker>, u32)> {
+        if index.is_multiple_of(2) {
+            return None;
+        }
+        self.transmit.get(usize::from(index / 2))?.owner.lock().clone()
+    }
+
+    /// Notes that a flow is sent on `pair`.
+    pub(super) fn steer(&self, hash: u32, pair: u16) {
+        let entry = &self.steering[hash as usize % STEERING];
+        if entry.load(Relaxed) != pair + 1 {
+            entry.store(pair + 1, Relaxed);
+        }
+    }
+
+    /// The receive queue of a flow; `ready` must not be zero.
+    pub(super) fn receive_index(&self, hash: u32, ready: u16) -> u16 {
+        match self.steering[hash as usize % STEERING].load(Relaxed) {
+            pair if pair != 0 && pair <= ready => pair - 1,
+            _ => (hash >> 8) as u16 % ready,
+        }
+    }
+
+    /// To be called when a receive queue starts, stops, or is enabled or disabled.
+    pub(super) fn count_ready(&self) {
+        let usable = |queue: &ReceiveQueue| queue.live.lock().as_ref().is_some_and(|live| live.enabled);
+        let ready = self.receive.iter().take_while(|queue| usable(queue)).count();
+        self.ready.store(ready as u16, Relaxed);
+    }
+}
+
+/// A running queue and all that is needed to use it.
+pub(super) struct Live {
+    pub(super) queue: DeviceQueue,
+    pub(super) memory: Arc<GuestMemory>,
+    pub(super) rules: Rules,
+    pub(super) enabled: bool,
+    pub(super) call: Option<OwnedFd>,
+    pub(super) error: Option<OwnedFd>,
+    /// No kick descriptor: the driver does not notify, we look.
+    pub(super) polled: bool,
+}
+
+/// What was agreed with the driver, for either direction.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) transmit: TransmitRules,
+    pub(super) receive: ReceiveRules,
+}
+
+impl Rules {
+    /// Front-ends of vhost-user run little-endian guests only: CROSS_ENDIAN is not offered.
+    pub(super) fn new(acknowledged: Acknowledged) -> Self {
+        Self {
+            transmit: TransmitRules::new(acknowledged, Endian::Little),
+            receive: ReceiveRules::new(acknowledged, Endian::Little),
+        }
+    }
+}
+
+impl Live {
+    /// Tells the front-end that the ring has failed (vhost-user `SET_VRING_ERR`).
+    pub(super) fn report_error(&self) {
+        if let Some(fd) = &self.error {
+            notify::signal(fd.as_fd());
+        }
+    }
+
+    /// Publishes completions and calls the driver if it wants that.
+    #[inline]
+    pub(super) fn flush(&mut self, stats: &QueueStats) {
+        if self.queue.flush() {
+            stats.call(self.call.as_ref());
+        }
+    }
+}
+
+/// A guest's transmit queue, served by one worker.
+pub(super) struct TransmitQueue {
+    pub(super) live: Mutex<Option<Live>>,
+    pub(super) stats: QueueStats,
+    /// The worker that serves it, and under which number.
+    pub(super) owner: Mutex<Option<(Arc<Worker>, u32)>>,
+}
+
+/// A guest's receive queue; any worker may deliver.
+pub(super) struct ReceiveQueue {
+    pub(super) live: Mutex<Option<Live>>,
+    pub(super) stats: QueueStats,
+}
+
+/// Counters of one queue and direction. Written by whoever holds the queue, read by anyone.
+pub(super) struct QueueStats {
+    pub(super) frames: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) kicks: AtomicU64,
+    pub(super) calls: AtomicU64,
+    pub(super) drops: [AtomicU64; DropReason::COUNT],
+    pub(super) faults: [AtomicU64; DriverFault::COUNT],
+}
+
+impl Default for QueueStats {
+    fn default() -> Self {
+        Self {
+            frames: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            kicks: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
+            faults: [const { AtomicU64::new(0) }; DriverFault::COUNT],
+        }
+    }
+}
+
+impl QueueStats {
+    #[inline]
+    pub(super) fn forwarded(&self, frames: u64, bytes: u64) {
+        add(&self.frames, frames);
+        add(&self.bytes, bytes);
+    }
+
+    #[inline]
+    pub(super) fn dropped(&self, reason: DropReason, frames: u64) {
+        add(&self.drops[reason.as_usize()], frames);
+    }
+
+    #[inline]
+    fn call(&self, fd: Option<&OwnedFd>) {
+        if let Some(fd) = fd {
+            notify::signal(fd.as_fd());
+            add(&self.calls, 1);
+        }
+    }
+
+    pub(super) fn faulted(&self, fault: DriverFault) {
+        add(&self.faults[fault.index()], 1);
+    }
+}
+
+/// Adds to a counter that only one thread writes at a time: no locked instruction.
+#[inline]
+pub(super) fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+}

@@ -1,0 +1,465 @@
+//! One port's conversation with its front-ends: one connection after the other, for ever.
+//!
+//! The session thread turns what the front-end says into starting, stopping and changing queues, and nothing else: it
+//! never touches a frame. It answers a message only after it has been carried out. When a connection ends, for
+//! whatever reason, its queues stop and the next front-end is waited for.
+
+use super::forward::Forwarder;
+use super::listen::Endpoint;
+use super::notify::accept_eventfd;
+use super::port::{Attachment, Facts, GuestPort, Live, Port, QueueStats, Rules};
+use super::{Origin, Stopping, control, socket};
+use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
+use devices::net::control::ControlState;
+use devices::net::{Acknowledged, rarp};
+use guestmem::GuestMemory;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use thiserror::Error;
+use transport::vhost_user::{
+    Channel, Event, FrontendFault, Offer, Outcome, ProtocolFeatures, QueueRestart, QueueStart, Session,
+};
+use virtqueue::{DeviceQueue, Endian, QueueSize, RingState, SetupFault};
+
+/// Pause after a connection that we made has ended, so that a front-end that hangs up at once is not called at once.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// Bytes taken from the socket at once.
+const RECEIVE_LEN: usize = 8192;
+
+/// A port whose front-ends are served by one thread.
+pub(super) struct Serving {
+    pub(super) port: Arc<Port>,
+    pub(super) stopping: Arc<Stopping>,
+    pub(super) origin: Origin,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+enum End {
+    #[error("the front-end closed the connection")]
+    Closed,
+    #[error("ringway stops")]
+    Stopping,
+    #[error("the front-end broke the protocol: {0}")]
+    Fault(#[from] FrontendFault),
+    #[error("the front-end truncated the memory that it shares")]
+    MemoryDied,
+    #[error("socket: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl Serving {
+    /// The thread's body.
+    pub(super) fn run(self, endpoint: Endpoint) {
+        let Attachment::Guest(guest) = &self.port.attachment else { return };
+        let name = &self.port.config.name;
+        while let Some(stream) = endpoint.next(&self.stopping) {
+            tracing::info!(port = name, "front-end connected");
+            *guest.facts.lock() = Facts { connected: true, ..Facts::default() };
+            let mut connection = Connection::new(&self, guest, stream);
+            let end = connection.serve().unwrap_or_else(|end| end);
+            connection.stop_all();
+            let mut facts = guest.facts.lock();
+            facts.connected = false;
+            match end {
+                End::Closed | End::Stopping => tracing::info!(port = name, "{end}"),
+                _ => {
+                    tracing::warn!(port = name, "{end}");
+                    facts.fault = Some(end.to_string());
+                }
+            }
+            drop(facts);
+            if matches!(endpoint, Endpoint::Client { .. }) {
+                self.stopping.sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// One connection of one front-end.
+struct Connection<'s> {
+    serving: &'s Serving,
+    guest: &'s GuestPort,
+    stream: UnixStream,
+    session: Session,
+    backend_channel: Option<OwnedFd>,
+    acknowledged: Acknowledged,
+    memory: Arc<GuestMemory>,
+    queues: Vec<QueueEnd>,
+    forwarder: Option<Forwarder>,
+    control: control::Control,
+}
+
+/// What the session keeps of a queue outside the ring itself.
+#[derive(Default)]
+struct QueueEnd {
+    kick: Option<OwnedFd>,
+    /// The ring's memory is gone for now; this is where it stood.
+    suspended: Option<(Live, RingState)>,
+}
+
+impl<'s> Connection<'s> {
+    fn new(serving: &'s Serving, guest: &'s GuestPort, stream: UnixStream) -> Self {
+        let offered = guest.offered;
+        let config = NetConfig {
+            mac: serving.port.config.mac.unwrap_or_default(),
+            link_up: true,
+            announce: false,
+            queue_pairs_max: guest.transmit.len() as u16,
+            mtu: serving.port.config.mtu.unwrap_or(1500),
+            speed: SPEED_UNKNOWN,
+            duplex: Duplex::Unknown,
+        };
+        let queues_max = guest.queue_count();
+        let offer = Offer {
+            features: offered.features().bits(),
+            protocol: ProtocolFeatures::all(),
+            queues_max,
+            queue_num: guest.transmit.len() as u16,
+            queue_size_max: QueueSize::MAX,
+            config: config.bytes(Endian::Little).to_vec(),
+        };
+        Self {
+            serving,
+            guest,
+            stream,
+            session: Session::new(offer),
+            backend_channel: None,
+            acknowledged: Acknowledged::default(),
+            memory: Arc::default(),
+            queues: (0..queues_max).map(|_| QueueEnd::default()).collect(),
+            forwarder: None,
+            control: control::Control::new(),
+        }
+    }
+
+    /// Serves until the connection ends.
+    fn serve(&mut self) -> Result<End, End> {
+        self.stream.set_nonblocking(true)?;
+        let mut buffer = vec![0; RECEIVE_LEN];
+        loop {
+            let wanted = self.session.wanted().min(buffer.len());
+            match socket::receive(&self.stream, &mut buffer[..wanted]) {
+                Ok((0, _)) => return Ok(End::Closed),
+                Ok((len, fds)) => {
+                    self.session.receive(&buffer[..len], fds)?;
+                    self.carry_out()?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(End::Closed),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sleeps until the front-end speaks, a queue wants attention or the plane stops.
+    fn wait(&mut self) -> Result<(), End> {
+        let mut wait = vec![
+            PollFd::new(&self.stream, PollFlags::IN),
+            PollFd::new(&self.serving.stopping.wake, PollFlags::IN),
+            PollFd::new(&self.guest.attention, PollFlags::IN),
+        ];
+        let kick = self.control.kick();
+        wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
+        poll(&mut wait, None).map_err(io::Error::from)?;
+        let fired = |at: usize| wait.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let (attention, control) = (fired(2), fired(3));
+        if self.serving.stopping.is_set() {
+            return Err(End::Stopping);
+        }
+        if attention {
+            self.guest.attention.clear();
+            self.attend()?;
+        }
+        if control {
+            self.control.serve(self.guest);
+        }
+        Ok(())
+    }
+
+    /// A queue was retired, or some mapping died: tell the driver's side, or end.
+    fn attend(&mut self) -> Result<(), End> {
+        if self.memory.is_dead() {
+            return Err(End::MemoryDied);
+        }
+        for index in 0..self.queues.len() as u16 {
+            let Some((slot, _)) = self.guest.slot(index) else { continue };
+            let guard = slot.lock();
+            let Some(live) = guard.as_ref() else { continue };
+            if let Some(fault) = live.queue.fault() {
+                let text = format!("queue {index} retired: {fault}");
+                if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
+                    tracing::warn!(port = self.serving.port.config.name, "{text}");
+                    live.report_error();
+                }
+            }
+        }
+        self.guest.count_ready();
+        Ok(())
+    }
+
+    /// Carries out what the session made of the bytes so far, and sends the answers.
+    fn carry_out(&mut self) -> Result<(), End> {
+        loop {
+            while let Some(event) = self.session.next_event()? {
+                let outcome = self.handle(event);
+                self.session.finish(outcome);
+            }
+            let mut sent = false;
+            while let Some(outgoing) = self.session.next_outgoing() {
+                sent = true;
+                match (outgoing.channel, &self.backend_channel) {
+                    (Channel::Main, _) => socket::send(&self.stream, &outgoing.bytes, &[])?,
+                    (Channel::Backend, Some(channel)) => socket::send(channel, &outgoing.bytes, &[])?,
+                    (Channel::Backend, None) => {}
+                }
+            }
+            if !sent {
+                return Ok(());
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Outcome {
+        match event {
+            Event::Features { acknowledged, restart } => self.features(acknowledged, restart),
+            Event::Memory { memory, restart } => self.memory(memory, restart),
+            Event::QueuesRestart(restart) => self.restart(restart),
+            Event::QueueStart(start) => self.start(*start),
+            Event::QueueStop { index } => Outcome::Stopped(self.stop(index)),
+            Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
+            Event::QueueKick { index, kick } => self.replace_kick(index, kick),
+            Event::QueueCall { index, call } => match usable(call) {
+                Ok(call) => self.with_live(index, |live| live.call = call),
+                Err(outcome) => outcome,
+            },
+            Event::QueueErr { index, err } => match usable(err) {
+                Ok(err) => self.with_live(index, |live| live.error = err),
+                Err(outcome) => outcome,
+            },
+            Event::BackendChannel(channel) => {
+                self.backend_channel = Some(channel);
+                Outcome::Done
+            }
+            Event::Status(status) => {
+                tracing::debug!(port = self.serving.port.config.name, status, "device status");
+                Outcome::Done
+            }
+            Event::Mtu(mtu) => {
+                self.guest.facts.lock().mtu = Some(mtu);
+                Outcome::Done
+            }
+            Event::AnnounceRarp(mac) => self.announce(mac),
+            Event::ResetDevice => {
+                self.stop_all();
+                Outcome::Done
+            }
+            // Every field of a network device's configuration is read-only for the driver.
+            Event::ConfigWrite { .. } => Outcome::Failed,
+        }
+    }
+
+    fn features(&mut self, bits: u64, restart: Vec<QueueRestart>) -> Outcome {
+        match Acknowledged::new(self.guest.offered, bits) {
+            Ok(acknowledged) => {
+                self.acknowledged = acknowledged;
+                self.guest.facts.lock().acknowledged = acknowledged.names().collect();
+                self.restart(restart)
+            }
+            Err(fault) => {
+                tracing::warn!(port = self.serving.port.config.name, "SET_FEATURES: {fault}");
+                self.guest.facts.lock().fault = Some(format!("SET_FEATURES: {fault}"));
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn memory(&mut self, memory: Arc<GuestMemory>, restart: Vec<QueueRestart>) -> Outcome {
+        self.memory = memory;
+        self.restart(restart)
+    }
+
+    fn start(&mut self, start: QueueStart) -> Outcome {
+        let QueueStart { index, setup, state, kick, call, err, enabled } = start;
+        let (Ok(kick), Ok(call), Ok(error)) = (usable(kick), usable(call), usable(err)) else {
+            return self.refuse(index, "a kick, call or error descriptor is no eventfd");
+        };
+        let queue = match self.resume(&setup, state) {
+            Ok(queue) => queue,
+            Err(fault) => return self.refuse(index, &fault.to_string()),
+        };
+        let (memory, rules) = (Arc::clone(&self.memory), Rules::new(self.acknowledged));
+        let live = Live { queue, memory, rules, enabled, call, error, polled: kick.is_none() };
+        if index == self.guest.control_index() {
+            let mac = self.serving.port.config.mac.unwrap_or_default();
+            let pairs = self.guest.transmit.len() as u16;
+            self.control.start(live, kick, ControlState::new(self.acknowledged, Endian::Little, mac, pairs));
+            return Outcome::Done;
+        }
+        self.place(index, live);
+        self.watch(index, kick);
+        Outcome::Done
+    }
+
+    /// A queue that goes on where its driver says. A split ring tells itself how far it was used: if the two differ, a
+    /// back-end before us was killed with chains in hand, and they are handled again.
+    fn resume(&self, setup: &virtqueue::QueueSetup, state: RingState) -> Result<DeviceQueue, SetupFault> {
+        let state = if setup.features.packed { state } else { RingState::resume_split(&self.memory, setup)? };
+        DeviceQueue::new(&self.memory, setup, state)
+    }
+
+    fn refuse(&self, index: u16, why: &str) -> Outcome {
+        tracing::warn!(port = self.serving.port.config.name, index, "queue does not start: {why}");
+        self.guest.facts.lock().fault = Some(format!("queue {index} does not start: {why}"));
+        Outcome::Failed
+    }
+
+    /// Puts a running queue where workers find it.
+    fn place(&self, index: u16, mut live: Live) {
+        let Some((slot, _)) = self.guest.slot(index) else { return };
+        // We look at receive buffers when there is a frame for them: their kicks are never needed.
+        live.queue.disable_notify();
+        *slot.lock() = Some(live);
+        self.guest.count_ready();
+    }
+
+    fn stop(&mut self, index: u16) -> RingState {
+        if index == self.guest.control_index() {
+            self.guest.filter.store(None);
+            return self.control.stop();
+        }
+        self.unwatch(index);
+        if let Some((_, state)) = self.queues[usize::from(index)].suspended.take() {
+            return state;
+        }
+        let taken = self.guest.slot(index).and_then(|(slot, _)| slot.lock().take());
+        self.guest.count_ready();
+        taken.map(|live| live.queue.state()).unwrap_or_default()
+    }
+
+    fn stop_all(&mut self) {
+        for index in 0..self.queues.len() as u16 {
+            self.stop(index);
+        }
+        for entry in self.guest.steering.iter() {
+            entry.store(0, Relaxed);
+        }
+    }
+
+    /// Moves running and suspended queues to a new set-up: same place in the ring, other memory, addresses or log.
+    fn restart(&mut self, restarts: Vec<QueueRestart>) -> Outcome {
+        let mut outcome = Outcome::Done;
+        for QueueRestart { index, setup } in restarts {
+            if index == self.guest.control_index() {
+                self.control.restart(&self.memory, setup.as_ref());
+                continue;
+            }
+            let Some((slot, _)) = self.guest.slot(index) else { continue };
+            let mut guard = slot.lock();
+            let taken = guard.take().map(|live| {
+                let state = live.queue.state();
+                (live, state)
+            });
+            let Some((mut live, state)) = taken.or_else(|| self.queues[usize::from(index)].suspended.take())
+            else {
+                continue;
+            };
+            match setup.map(|setup| DeviceQueue::new(&self.memory, &setup, state)) {
+                Some(Ok(queue)) => {
+                    live.queue = queue;
+                    live.memory = Arc::clone(&self.memory);
+                    live.queue.disable_notify();
+                    *guard = Some(live);
+                }
+                Some(Err(fault)) => {
+                    drop(guard);
+                    outcome = self.refuse(index, &fault.to_string());
+                    continue;
+                }
+                None => self.queues[usize::from(index)].suspended = Some((live, state)),
+            }
+            drop(guard);
+            self.poke(index);
+        }
+        self.guest.count_ready();
+        outcome
+    }
+
+    fn with_live(&mut self, index: u16, change: impl FnOnce(&mut Live)) -> Outcome {
+        if index == self.guest.control_index() {
+            return self.control.change(change);
+        }
+        let Some((slot, _)) = self.guest.slot(index) else { return Outcome::Failed };
+        if let Some(live) = slot.lock().as_mut() {
+            change(live);
+        } else if let Some((live, _)) = &mut self.queues[usize::from(index)].suspended {
+            change(live);
+        }
+        self.guest.count_ready();
+        self.poke(index);
+        Outcome::Done
+    }
+
+    fn replace_kick(&mut self, index: u16, kick: Option<OwnedFd>) -> Outcome {
+        let kick = match usable(kick) {
+            Ok(kick) => kick,
+            Err(outcome) => return outcome,
+        };
+        if index == self.guest.control_index() {
+            return self.control.replace_kick(kick);
+        }
+        let polled = kick.is_none();
+        self.unwatch(index);
+        self.watch(index, kick);
+        self.with_live(index, |live| live.polled = polled)
+    }
+
+    /// Has the owner of a transmit queue woken by its kicks. Receive queues have no kicks worth waking for.
+    fn watch(&mut self, index: u16, kick: Option<OwnedFd>) {
+        if let (Some((worker, number)), Some(kick)) = (self.guest.owner(index), &kick)
+            && let Err(error) = worker.watch(number, kick)
+        {
+            tracing::warn!(port = self.serving.port.config.name, index, %error, "kicks are not watched");
+        }
+        self.queues[usize::from(index)].kick = kick;
+        self.poke(index);
+    }
+
+    fn unwatch(&mut self, index: u16) {
+        if let (Some((worker, _)), Some(kick)) =
+            (self.guest.owner(index), self.queues[usize::from(index)].kick.take())
+        {
+            worker.unwatch(&kick);
+        }
+    }
+
+    /// Has a transmit queue looked at: chains may be waiting whose kick went elsewhere.
+    fn poke(&self, index: u16) {
+        if let Some((worker, number)) = self.guest.owner(index) {
+            worker.poke(number);
+        }
+    }
+
+    /// Tells the network where the guest is now, as if it had sent a frame itself.
+    fn announce(&mut self, mac: [u8; 6]) -> Outcome {
+        let origin = self.serving.origin;
+        let forwarder = self.forwarder.get_or_insert_with(|| Forwarder::new(origin));
+        forwarder.set_time(origin.now());
+        let mut frame = rarp::announcement(mac);
+        forwarder.forward_private(&self.serving.port, &QueueStats::default(), &mut frame);
+        Outcome::Done
+    }
+}
+
+/// A descriptor that may be used for notifications: an eventfd, or none.
+fn usable(fd: Option<OwnedFd>) -> Result<Option<OwnedFd>, Outcome> {
+    match fd {
+        Some(fd) if !accept_eventfd(&fd) => Err(Outcome::Failed),
+        fd => Ok(fd),
+    }
+}

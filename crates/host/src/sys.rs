@@ -1,0 +1,113 @@
+//! System calls for which no library serves: making a tap interface and setting it up.
+//!
+//! Each wrapper is one `ioctl` with a structure of the right size; the rest of the program is safe code.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Length of the virtio-net header that a tap is set to: the one with `num_buffers`, in bytes.
+pub(crate) const TAP_HEADER_LEN: usize = 12;
+
+/// Offloads that the kernel may leave to us when it sends (`TUNSETOFFLOAD`, linux/if_tun.h).
+const TUN_F_CSUM: u32 = 0x01;
+const TUN_F_TSO4: u32 = 0x02;
+const TUN_F_TSO6: u32 = 0x04;
+const TUN_F_TSO_ECN: u32 = 0x08;
+const TUN_F_USO4: u32 = 0x20;
+const TUN_F_USO6: u32 = 0x40;
+
+/// Opens one queue of the tap interface `name`, non-blocking, with virtio-net headers of
+/// [`TAP_HEADER_LEN`] bytes in little-endian order. The interface is made if there is none; one that was made
+/// this way goes when its last queue is closed.
+///
+/// # Errors
+/// The kernel's, with `name`: no /dev/net/tun, no permission, an interface that is no tap, or one whose queue
+/// mode is the other one.
+pub(crate) fn open_tap_queue(name: &str, multi_queue: bool) -> io::Result<File> {
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let flags = libc::IFF_TAP
+        | libc::IFF_NO_PI
+        | libc::IFF_VNET_HDR
+        | if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
+    let mut request = interface_request(name)?;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: `request` is a valid ifreq that outlives the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    let header_len = TAP_HEADER_LEN as libc::c_int;
+    // SAFETY: the argument points to an int that outlives the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) })?;
+    let little_endian: libc::c_int = 1;
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) })?;
+    Ok(file)
+}
+
+/// Which segmentation offloads the kernel agreed to hand over unsegmented on a tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TapOffloads {
+    /// UDP segmentation too (Linux 6.2 and later).
+    pub(crate) uso: bool,
+}
+
+/// Lets the kernel send unfinished checksums and whole TSO (and, where it can, USO) frames on this queue.
+///
+/// # Errors
+/// The kernel's, when even checksums and TSO are refused.
+pub(crate) fn set_tap_offloads(queue: &File) -> io::Result<TapOffloads> {
+    let tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    for (mask, uso) in [(tso | TUN_F_USO4 | TUN_F_USO6, true), (tso, false)] {
+        // SAFETY: the argument is passed by value.
+        let result =
+            check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) });
+        match result {
+            Ok(()) => return Ok(TapOffloads { uso }),
+            Err(error) if !uso => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Sets the MTU (bytes, if given) of the interface `name` and brings it up.
+///
+/// # Errors
+/// The kernel's: no such interface, no permission, an MTU it does not accept.
+pub(crate) fn bring_up(name: &str, mtu: Option<u16>) -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let mut request = interface_request(name)?;
+    if let Some(mtu) = mtu {
+        request.ifr_ifru.ifru_mtu = mtu.into();
+        // SAFETY: `request` is a valid ifreq that outlives the call.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw const request) })?;
+    }
+    // SAFETY: as above; the kernel writes the flags into the union.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
+    // SAFETY: the kernel just filled in `ifru_flags`.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    request.ifr_ifru.ifru_flags = flags | (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+fn interface_request(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: an all-zero ifreq is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("interface name {name:?}: 1 to 15 bytes are accepted"),
+        ));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
