@@ -28,7 +28,7 @@ impl Session {
             return Err(FrontendFault::FeaturesWhileRunning { bits });
         }
         self.acknowledged = Some(features);
-        let restart = if changed & F_LOG_ALL != 0 { self.relog()? } else { Vec::new() };
+        let restart = if changed & F_LOG_ALL != 0 { self.log_all_changed()? } else { Vec::new() };
         if !running || !restart.is_empty() {
             self.push(Event::Features { acknowledged: features & !TRANSPORT_BITS, restart });
         }

@@ -1,6 +1,6 @@
 //! One connection: takes messages in order, keeps the books, makes events and replies.
 
-use super::event::{Channel, Event, Outcome, Outgoing, QueueStart};
+use super::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, TRANSPORT_BITS};
 use super::framing::{Inbox, Message};
 use super::memory::{RegionTable, map_log};
@@ -266,19 +266,27 @@ impl Session {
     }
 
     fn request(&mut self, message: Message) -> Result<(), FrontendFault> {
-        let request = message.header.request;
-        let needs = request.shape().needs;
+        let header = message.header;
+        let (request, needs) = (header.request, header.request.shape().needs);
         if !self.protocol.contains(needs) {
             let feature = needs.iter_names().next().map_or("", |(name, _)| name);
             return Err(FrontendFault::NotNegotiated { request, feature });
         }
-        let ack = message.header.need_reply && self.protocol.contains(ProtocolFeatures::REPLY_ACK);
-        self.due = if ack && !request.has_reply() { Due::Ack(request) } else { Due::Nothing };
-        match request {
+        self.dispatch(message)?;
+        // Looked at afterwards: SET_PROTOCOL_FEATURES may just have negotiated it.
+        let acknowledges = self.protocol.contains(ProtocolFeatures::REPLY_ACK);
+        if header.need_reply && acknowledges && !request.has_reply() {
+            self.due = Due::Ack(request);
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, message: Message) -> Result<(), FrontendFault> {
+        match message.header.request {
             Request::GetFeatures => self.get_features(),
             Request::SetFeatures => return self.set_features(&message),
-            // Many connections' worth of ownership has no meaning here, and the specification advises to
-            // ignore RESET_OWNER. A log eventfd is never written.
+            // A connection owns its device anyway, and the specification advises to ignore RESET_OWNER. The
+            // eventfd of SET_LOG_FD is for back-ends that want to hurry the front-end: only closed.
             Request::SetOwner | Request::ResetOwner | Request::SetLogFd => {}
             Request::SetMemTable => return self.set_mem_table(message),
             Request::SetLogBase => return self.set_log_base(&message),
@@ -339,15 +347,18 @@ impl Session {
         let mut payload = [0; 16];
         payload.copy_from_slice(message.payload.get(..16).unwrap_or(&[0; 16]));
         self.due = Due::LogBase(payload);
-        let restart = self.relog()?;
-        if !restart.is_empty() {
-            self.push(Event::QueuesRestart(restart));
+        let (rings, around) = self.around();
+        if around.log.is_some() {
+            let restart = rings.restart_all(around)?;
+            if !restart.is_empty() {
+                self.push(Event::QueuesRestart(restart));
+            }
         }
         Ok(())
     }
 
-    /// New setups for running rings after the log changed; none while nothing is logged.
-    pub(super) fn relog(&mut self) -> Result<Vec<super::QueueRestart>, FrontendFault> {
+    /// New setups for running rings after `LOG_ALL` changed; none without a log.
+    pub(super) fn log_all_changed(&mut self) -> Result<Vec<QueueRestart>, FrontendFault> {
         if self.log.is_none() {
             return Ok(Vec::new());
         }
