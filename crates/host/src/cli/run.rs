@@ -24,6 +24,9 @@ pub(crate) fn run(file: &Path, log_format: LogFormat, start: StartPlane) -> anyh
         StopSignals::listen().context("signals")?
     };
     let listeners = Listeners::bind(&loaded.config.control)?;
+    if let Some(address) = listeners.http_address().filter(|address| !address.ip().is_loopback()) {
+        tracing::warn!(%address, "the control API can be read by every host that reaches this address");
+    }
     let socket = loaded.config.control.socket.display().to_string();
     let plane = start(&loaded.config).context("data plane")?;
     let served = runtime.block_on(async {
