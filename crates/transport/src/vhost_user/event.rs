@@ -6,7 +6,8 @@ use std::sync::Arc;
 use virtqueue::{QueueSetup, RingState};
 
 /// Something that the device world must do, in the order received. Each is answered by one
-/// [`Session::finish`](super::Session::finish).
+/// [`Session::finish`](super::Session::finish). A *running* ring is one between `QueueStart` and `QueueStop`,
+/// also while it is suspended for lack of memory.
 ///
 /// File descriptors are whatever the front-end sent: the host makes a kick, call or err fd non-blocking
 /// before it reads or writes it, and an fd that cannot be used is [`Outcome::Failed`].

@@ -1,6 +1,6 @@
 //! Features, configuration, status: what front-end and back-end agree on besides rings and memory.
 
-use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, TRANSPORT_BITS};
+use super::features::{F_LOG_ALL, TRANSPORT_BITS};
 use super::framing::Message;
 use super::message::{CONFIG_HEADER_SIZE, CONFIG_SIZE_MAX, Fields};
 use super::{Event, FrontendFault, MEM_SLOTS_MAX, ProtocolFeatures, Request, Session};
@@ -31,11 +31,6 @@ impl Session {
         let restart = if changed & F_LOG_ALL != 0 { self.log_all_changed()? } else { Vec::new() };
         if !running || !restart.is_empty() {
             self.push(Event::Features { acknowledged: features & !TRANSPORT_BITS, restart });
-        }
-        if features & F_PROTOCOL_FEATURES == 0 {
-            for index in self.rings.enable_all() {
-                self.push(Event::QueueEnable { index, enabled: true });
-            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What the front-end said about each ring, and whether the ring runs.
 
 use super::event::{QueueRestart, QueueStart};
-use super::features::ring_features;
+use super::features::{F_PROTOCOL_FEATURES, ring_features};
 use super::message::{Fields, VringState};
 use super::{FrontendFault, Request};
 use guestmem::{DirtyLog, FrontendAddr, GuestAddr, GuestMemory};
@@ -140,6 +140,8 @@ impl Ring {
         let Some(setup) = self.setup(index, around)? else { return Ok(None) };
         let state = ring_state(index, base, &setup)?;
         self.phase = Phase::Running;
+        // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE.
+        self.enabled |= around.features & F_PROTOCOL_FEATURES == 0;
         let kick = match std::mem::take(&mut self.kick) {
             Kick::Fd(fd) => Some(fd),
             Kick::Polled | Kick::Unknown => None,
@@ -272,19 +274,6 @@ impl Rings {
     /// Whether any ring is not stopped.
     pub(super) fn any_running(&self) -> bool {
         self.0.iter().any(|ring| !ring.is_stopped())
-    }
-
-    /// Enables all rings, as is the rule without `VHOST_USER_F_PROTOCOL_FEATURES`; returns the running rings
-    /// that were not enabled before.
-    pub(super) fn enable_all(&mut self) -> Vec<u16> {
-        let mut changed = Vec::new();
-        for (ring, index) in self.0.iter_mut().zip(0..) {
-            if !ring.enabled && !ring.is_stopped() {
-                changed.push(index);
-            }
-            ring.enabled = true;
-        }
-        changed
     }
 
     /// Starts ring `index` if all is known.
