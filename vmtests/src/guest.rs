@@ -24,7 +24,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What every guest of a run shares: the root, the initramfs, the accelerator, the directory for sockets and logs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lab {
     /// Root that QEMU runs in.
     pub sysroot: Sysroot,
@@ -44,8 +44,7 @@ impl Lab {
         let sysroot = Sysroot::ensure()?;
         let initramfs = directory.join("initramfs.cpio");
         initramfs::build(&sysroot, &initramfs).context("initramfs")?;
-        let kernel = directory.join("vmlinuz");
-        std::fs::copy(sysroot.kernel()?, &kernel).context("kernel")?;
+        let kernel = sysroot.kernel().context("kernel")?;
         let mut lab = Self {
             sysroot,
             directory: directory.to_owned(),
@@ -55,6 +54,11 @@ impl Lab {
         };
         lab.accelerator = Accelerator::detect(&lab);
         Ok(lab)
+    }
+
+    /// The same with another directory for sockets and logs.
+    pub fn in_directory(&self, directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), ..self.clone() }
     }
 }
 
@@ -171,8 +175,10 @@ impl Guest {
         command.args(["-serial", &format!("file:{}", kernel_log.display())]);
         command.args(["-serial", &format!("unix:{},server=on,wait=on", control.display())]);
         command.arg("-kernel").arg(&lab.kernel).arg("-initrd").arg(&lab.initramfs);
-        let kernel_arguments =
-            format!("console=ttyS0 panic=-1 no_timer_check mitigations=off {}", config.kernel_arguments);
+        let kernel_arguments = format!(
+            "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off {}",
+            config.kernel_arguments
+        );
         command.args(["-append", &kernel_arguments]);
         for (index, nic) in config.nics.iter().enumerate() {
             command.args(nic.arguments(index));

@@ -6,6 +6,7 @@
 //! mount is ever made in the machine's own namespace: each program gets a private one, which ends with it. So the tree can
 //! be deleted at any time without touching the machine's `/dev` or `/proc`.
 
+mod kernel;
 mod make;
 mod mirror;
 
@@ -73,12 +74,11 @@ impl Sysroot {
         names.pop().context("no kernel in the root")
     }
 
-    /// The kernel image, as the machine sees it.
+    /// The kernel for QEMU's `-kernel`, as a path in the root.
+    ///
+    /// It is unpacked once: a guest whose processor is emulated would spend three seconds of each boot on that.
     pub fn kernel(&self) -> anyhow::Result<PathBuf> {
-        let version = self.kernel_version()?;
-        let places = [format!("usr/lib/modules/{version}/vmlinuz"), format!("boot/vmlinuz-{version}")];
-        let found = places.iter().map(|place| self.root.join(place)).find(|path| path.is_file());
-        found.with_context(|| format!("no kernel image for {version}"))
+        kernel::unpacked(self)
     }
 }
 

@@ -57,13 +57,7 @@ impl Accelerator {
     }
 
     fn kvm_boots(lab: &Lab) -> bool {
-        let trial = Lab {
-            sysroot: lab.sysroot.clone(),
-            directory: lab.directory.clone(),
-            kernel: lab.kernel.clone(),
-            initramfs: lab.initramfs.clone(),
-            accelerator: Self::Kvm,
-        };
+        let trial = Lab { accelerator: Self::Kvm, ..lab.clone() };
         let Ok(mut guest) = Guest::start(&trial, GuestConfig::new("kvm-trial")) else { return false };
         guest.console.wait_ready(Duration::from_secs(10)).is_ok()
     }

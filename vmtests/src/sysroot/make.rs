@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "procps",
     "util-linux",
+    "zstd",
 ];
 
 /// Raised when a stage changes in a way that the package list does not show.
