@@ -1,4 +1,4 @@
-//! Measures of single crates, each next to a peer in the same run: `bench NAME [--json]`.
+//! Measures of single crates, each next to a peer in the same run: `bench NAME [--json] [CASE]`.
 
 mod report;
 mod virtqueue;
@@ -11,9 +11,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let names: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| *argument != "--json").collect();
     let rows = match names[..] {
-        ["virtqueue"] => virtqueue::measure()?,
+        ["virtqueue"] => virtqueue::measure("")?,
+        ["virtqueue", part] => virtqueue::measure(part)?,
         _ => {
-            eprintln!("usage: bench virtqueue [--json]");
+            eprintln!("usage: bench virtqueue [--json] [PART OF A CASE'S NAME]");
             return Ok(ExitCode::from(2));
         }
     };

@@ -26,23 +26,8 @@ pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
             }
             return;
         }
-        // SAFETY: every 16-byte move lies in [0, len): the loop stops before `len - 16`, and the tail move
-        // begins exactly there (it may overlap the last one of the loop, both write the same source bytes).
-        unsafe {
-            let last = len - 16;
-            asm!(
-                "2:",
-                "movdqu {v}, xmmword ptr [{s} + {i}]",
-                "movdqu xmmword ptr [{d} + {i}], {v}",
-                "add {i}, 16",
-                "cmp {i}, {last}",
-                "jb 2b",
-                "movdqu {v}, xmmword ptr [{s} + {last}]",
-                "movdqu xmmword ptr [{d} + {last}], {v}",
-                v = out(xmm_reg) _, i = inout(reg) 0usize => _, last = in(reg) last,
-                s = in(reg) src, d = in(reg) dst, options(nostack),
-            );
-        }
+        // SAFETY: `len` is at least 16.
+        unsafe { copy_moves(dst, src, len) };
         return;
     }
     // SAFETY: two moves of the largest power of two not above `len`, at the start and ending at the end.
@@ -64,6 +49,65 @@ pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
                      options(nostack, preserves_flags));
             }
         }
+    }
+}
+
+/// A copy of at least 16 bytes by 16-byte moves: the front and the back, which may overlap in the middle (both
+/// then write the same source bytes), and for more than 128 bytes a loop before the back.
+///
+/// # Safety
+/// As for [`copy_shared`], and `len` is at least 16.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+unsafe fn copy_moves(dst: *mut u8, src: *const u8, len: usize) {
+    use std::arch::asm;
+
+    // SAFETY: each case touches `[0, k)` and `[len - k, len)` with `k <= len`; the loop's blocks of 64 begin
+    // before `len - 64`.
+    unsafe {
+        if len <= 32 {
+            asm!("movdqu {a}, xmmword ptr [{s}]", "movdqu {b}, xmmword ptr [{s} + {n} - 16]",
+                 "movdqu xmmword ptr [{d}], {a}", "movdqu xmmword ptr [{d} + {n} - 16], {b}",
+                 a = out(xmm_reg) _, b = out(xmm_reg) _, s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                 options(nostack, preserves_flags));
+            return;
+        }
+        if len > 128 {
+            let last = len - 64;
+            asm!("2:",
+                 "movdqu {a}, xmmword ptr [{s} + {i}]", "movdqu {b}, xmmword ptr [{s} + {i} + 16]",
+                 "movdqu {c}, xmmword ptr [{s} + {i} + 32]", "movdqu {e}, xmmword ptr [{s} + {i} + 48]",
+                 "movdqu xmmword ptr [{d} + {i}], {a}", "movdqu xmmword ptr [{d} + {i} + 16], {b}",
+                 "movdqu xmmword ptr [{d} + {i} + 32], {c}", "movdqu xmmword ptr [{d} + {i} + 48], {e}",
+                 "add {i}, 64", "cmp {i}, {last}", "jb 2b",
+                 a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                 i = inout(reg) 0usize => _, last = in(reg) last, s = in(reg) src, d = in(reg) dst,
+                 options(nostack));
+        } else if len > 64 {
+            copy_ends(dst, src, 64);
+        }
+        // The rest lies inside the last 64 bytes, or in the last `len` when there are fewer.
+        let back = len.min(64);
+        copy_ends(dst.add(len - back), src.add(len - back), back);
+    }
+}
+
+/// A copy of 32 to 64 bytes: the first 32 and the last 32.
+///
+/// # Safety
+/// As for [`copy_shared`], and `len` is 32 to 64.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+unsafe fn copy_ends(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: `[0, 32)` and `[len - 32, len)` lie inside.
+    unsafe {
+        std::arch::asm!(
+            "movdqu {a}, xmmword ptr [{s}]", "movdqu {b}, xmmword ptr [{s} + 16]",
+            "movdqu {c}, xmmword ptr [{s} + {n} - 32]", "movdqu {e}, xmmword ptr [{s} + {n} - 16]",
+            "movdqu xmmword ptr [{d}], {a}", "movdqu xmmword ptr [{d} + 16], {b}",
+            "movdqu xmmword ptr [{d} + {n} - 32], {c}", "movdqu xmmword ptr [{d} + {n} - 16], {e}",
+            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+            s = in(reg) src, d = in(reg) dst, n = in(reg) len, options(nostack, preserves_flags));
     }
 }
 

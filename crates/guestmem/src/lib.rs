@@ -9,7 +9,8 @@
 //!   makes a new value that shares the untouched mappings.
 //! * [`MemSlice`]: a borrowed, bounds-checked run of bytes. It is `Copy` and can be read, written and copied
 //!   into another guest's `MemSlice`, never turned into a `&[u8]`: the bytes may change while one looks.
-//! * [`MemArea`]: an owned run with atomic access, for the words of a ring.
+//! * [`MemArea`]: an owned run with atomic access, for the words of a ring; [`MemTable`]: its entries, with the
+//!   checks made once.
 //!
 //! **Soundness while the other side writes.** Single words go through atomics. Bulk copies go through
 //! [`copy`](mod@copy): inline assembly (x86-64) or relaxed atomics (elsewhere and under Miri), so the
@@ -23,6 +24,7 @@ mod mapping;
 mod memory;
 pub mod sigbus;
 mod slice;
+mod table;
 pub mod vectored;
 
 pub use addr::{FrontendAddr, GuestAddr, Iova};
@@ -31,3 +33,4 @@ pub use log::DirtyLog;
 pub use mapping::{MapError, Mapping};
 pub use memory::{GuestMemory, MemoryFault, REGIONS_MAX, Region, RegionHint};
 pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};
+pub use table::MemTable;

@@ -90,9 +90,15 @@ impl Region {
     }
 }
 
-/// The last region that answered, kept by whoever translates many addresses of one guest.
+/// The regions that answered last, by a few bits of the address; kept by whoever translates many addresses
+/// of one guest. Buffers that alternate between regions then find each of them without a search.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RegionHint(usize);
+pub struct RegionHint([u16; HINTS]);
+
+/// Places of a [`RegionHint`], a power of two.
+const HINTS: usize = 8;
+/// Addresses that agree above this bit share a place: regions are rarely smaller than 2 MiB.
+const HINT_SHIFT: u32 = 21;
 
 /// What translation needs of a region, packed for the search.
 #[derive(Clone, Copy, Debug)]
@@ -151,11 +157,14 @@ impl GuestMemory {
     /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none.
     #[inline]
     pub fn run(&self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'_>> {
-        let mut place = self.places.get(hint.0)?;
+        let slot = &mut hint.0[(addr.0 >> HINT_SHIFT) as usize % HINTS];
+        let mut place = self.places.get(usize::from(*slot))?;
         let mut offset = addr.0.wrapping_sub(place.guest);
         if offset >= place.len {
-            hint.0 = self.find(addr)?;
-            place = &self.places[hint.0];
+            let index = self.find(addr)?;
+            // At most REGIONS_MAX regions: the index fits.
+            *slot = index as u16;
+            place = &self.places[index];
             offset = addr.0 - place.guest;
         }
         let len = (len as u64).min(place.len - offset) as usize;

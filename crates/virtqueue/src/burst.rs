@@ -84,7 +84,7 @@ impl Chain {
 /// Dropping a burst loses the chains still in it; that is for queues that are going away.
 #[derive(Debug, Default)]
 pub struct Burst<'m> {
-    chains: Vec<Chain>,
+    pub(crate) chains: Vec<Chain>,
     /// Chains before this one are taken.
     taken: usize,
     pub(crate) segments: Vec<MemSlice<'m>>,
@@ -155,11 +155,6 @@ impl<'m> Burst<'m> {
         Burst { chains, taken: 0, segments }
     }
 
-    #[inline(always)]
-    pub(crate) fn push(&mut self, chain: Chain) {
-        self.chains.push(chain);
-    }
-
     pub(crate) fn reserve(&mut self, chains: usize) {
         self.chains.reserve(chains);
         self.segments.reserve(chains);
@@ -186,7 +181,7 @@ mod tests {
     #[test]
     fn both_ends_are_taken_once() {
         let mut burst = Burst::new();
-        (0..4).for_each(|id| burst.push(chain(id)));
+        (0..4).for_each(|id| burst.chains.push(chain(id)));
         assert_eq!(burst.take().unwrap().id(), 0);
         assert_eq!(burst.take_last().unwrap().id(), 3);
         assert_eq!(burst.chains().iter().map(Chain::id).collect::<Vec<_>>(), [1, 2]);
@@ -194,7 +189,7 @@ mod tests {
         assert!(burst.take().is_none() && burst.take_last().is_none() && burst.is_empty());
         let mut burst = burst.recycle();
         assert!(burst.take_last().is_none());
-        burst.push(chain(9));
+        burst.chains.push(chain(9));
         assert_eq!(burst.take().unwrap().id(), 9);
     }
 

@@ -1,6 +1,7 @@
 //! A descriptor as a private copy, and the bits of its flags.
 
-use guestmem::{GuestAddr, MemArea};
+use crate::setup::Descriptors;
+use guestmem::GuestAddr;
 use std::sync::atomic::Ordering;
 
 /// `VIRTQ_DESC_F_NEXT`: the buffer goes on in another descriptor.
@@ -28,6 +29,7 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    #[inline(always)]
     pub(crate) fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -82,17 +84,17 @@ impl Descriptor {
 
 /// The two words of descriptor `index` of a table, each loaded once.
 #[inline(always)]
-pub(crate) fn load(table: &MemArea, index: u16) -> [u64; 2] {
-    let offset = usize::from(index) * DESCRIPTOR_SIZE;
-    [table.load_u64(offset, Ordering::Relaxed), table.load_u64(offset + 8, Ordering::Relaxed)]
+pub(crate) fn load(table: &Descriptors, index: u16) -> [u64; 2] {
+    let index = usize::from(index);
+    [table.load_u64(index, 0, Ordering::Relaxed), table.load_u64(index, 8, Ordering::Relaxed)]
 }
 
 /// Stores both words of descriptor `index`.
 #[inline(always)]
-pub(crate) fn store(table: &MemArea, index: u16, words: [u64; 2]) {
-    let offset = usize::from(index) * DESCRIPTOR_SIZE;
-    table.store_u64(offset, words[0], Ordering::Relaxed);
-    table.store_u64(offset + 8, words[1], Ordering::Relaxed);
+pub(crate) fn store(table: &Descriptors, index: u16, words: [u64; 2]) {
+    let index = usize::from(index);
+    table.store_u64(index, 0, words[0], Ordering::Relaxed);
+    table.store_u64(index, 8, words[1], Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl DeviceQueue {
         let ring = if setup.features.packed {
             Ring::Packed(PackedRing::new(areas, setup, state)?)
         } else {
-            Ring::Split(SplitRing::new(areas, setup, state))
+            Ring::Split(SplitRing::new(areas, setup, state)?)
         };
         let mut queue = Self {
             ring,

@@ -1,7 +1,7 @@
 //! The driver's side of a virtqueue: guests of our own, tests, benches. It trusts the device no more than the
 //! device trusts it.
 
-use crate::descriptor::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
+use crate::descriptor::{self, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use crate::fault::DeviceFault;
 use crate::packed_driver::PackedDriver;
 use crate::setup::{Endian, QueueSetup, QueueSize, RingArea, RingFeatures, SetupFault, area_lens};
@@ -96,15 +96,17 @@ impl DriverQueue {
         indirect: Option<IndirectArea>,
     ) -> Result<Self, SetupFault> {
         let areas = setup.areas(memory)?;
-        for area in [&areas.desc, &areas.driver, &areas.device] {
-            area.as_slice().fill(0);
+        for index in 0..setup.size.get() {
+            descriptor::store(&areas.desc, index, [0; 2]);
         }
+        areas.driver.as_slice().fill(0);
+        areas.device.as_slice().fill(0);
         let tables = indirect.map(|indirect| map_tables(memory, setup.size, indirect)).transpose()?;
         let entries = usize::from(setup.size.get());
         let ring = if setup.features.packed {
             Ring::Packed(PackedDriver::new(areas, setup))
         } else {
-            Ring::Split(SplitDriver::new(areas, setup))
+            Ring::Split(SplitDriver::new(areas, setup)?)
         };
         Ok(Self {
             ring,

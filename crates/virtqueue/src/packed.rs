@@ -1,13 +1,13 @@
 //! The packed ring, device side (virtio 1.3 §2.8).
 
 use crate::burst::{Burst, Chain};
-use crate::descriptor::{self, AVAIL, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, USED};
+use crate::descriptor::{self, AVAIL, Descriptor, INDIRECT, NEXT, USED};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::fault::DriverFault;
 use crate::in_order::Used;
-use crate::setup::{Areas, QueueSetup, RingState, SetupFault};
-use crate::walk::{Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
-use guestmem::{GuestMemory, MemArea, MemSlice};
+use crate::setup::{Areas, Descriptors, QueueSetup, RingState, SetupFault};
+use crate::walk::{self, Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
+use guestmem::{GuestMemory, MemArea};
 use std::sync::atomic::{Ordering, fence};
 
 /// A place in the ring, with the wrap counter that goes with it.
@@ -36,25 +36,19 @@ impl Position {
             None => Self { index: self.index + (size - count), wrap: !self.wrap },
         }
     }
-
-    /// Offset of the second word of the descriptor (len, id, flags), in bytes.
-    #[inline(always)]
-    pub(crate) fn flags_word(self) -> usize {
-        usize::from(self.index) * DESCRIPTOR_SIZE + 8
-    }
 }
 
 /// A descriptor that is written but for its second word: publishing it publishes all those behind it, since
 /// the other side looks at them in order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
-    pub(crate) offset: usize,
+    pub(crate) index: usize,
     pub(crate) word: u64,
 }
 
 /// The device's half of a packed ring.
 pub(crate) struct PackedRing {
-    desc: MemArea,
+    desc: Descriptors,
     driver_event: MemArea,
     device_event: MemArea,
     size: u16,
@@ -129,57 +123,66 @@ impl PackedRing {
     ) -> (usize, Option<DriverFault>) {
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
         for popped in 0..max {
-            let Some(word) = self.next_available() else { return (popped, None) };
+            let Some(head) = self.next_available() else { return (popped, None) };
             if burst.segments.len() >= segments_max {
                 return (popped, None);
             }
-            match self.walk(memory, &mut burst.segments, word) {
-                Ok(chain) => {
-                    self.avail = self.avail.forward(chain.slots, self.size);
-                    self.in_flight += chain.slots;
-                    self.sequence = self.sequence.wrapping_add(1);
-                    burst.push(chain);
+            let single = self.in_flight < self.size
+                && walk::single(memory, &mut self.hints, burst, &head, head.link, self.sequence);
+            let slots = if single {
+                1
+            } else {
+                match self.walk(memory, burst, head) {
+                    Ok(slots) => slots,
+                    Err(fault) => return (popped, Some(fault)),
                 }
-                Err(fault) => return (popped, Some(fault)),
-            }
+            };
+            self.avail = self.avail.forward(slots, self.size);
+            self.in_flight += slots;
+            self.sequence = self.sequence.wrapping_add(1);
         }
         (max, None)
     }
 
-    /// The second word (len, id, flags) of the next descriptor, if the driver made it available.
+    /// A copy of the next descriptor, if the driver made it available.
     ///
-    /// Flags and the rest come in one load, so there is no second look at words that could have changed.
+    /// Flags, id and length come in one load, so there is no second look at words that could have changed.
     /// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
     #[inline(always)]
-    fn next_available(&self) -> Option<u64> {
-        let word = self.desc.load_u64(self.avail.flags_word(), Ordering::Acquire);
+    fn next_available(&self) -> Option<Descriptor> {
+        let index = usize::from(self.avail.index);
+        let word = self.desc.load_u64(index, 8, Ordering::Acquire);
         let flags = (u64::from_le(word) >> 48) as u16;
         let wanted = if self.avail.wrap { AVAIL } else { USED };
-        (flags & (AVAIL | USED) == wanted).then_some(word)
+        if flags & (AVAIL | USED) != wanted {
+            return None;
+        }
+        Some(Descriptor::from_packed([self.desc.load_u64(index, 0, Ordering::Relaxed), word]))
     }
 
-    #[inline(always)]
+    /// Puts the chain at the next position into `burst`; returns how many descriptors it takes up.
+    #[inline(never)]
     fn walk<'m>(
         &mut self,
         memory: &'m GuestMemory,
-        segments: &mut Vec<MemSlice<'m>>,
-        word: u64,
-    ) -> Result<Chain, DriverFault> {
+        burst: &mut Burst<'m>,
+        head: Descriptor,
+    ) -> Result<u16, DriverFault> {
         let rules = Rules {
             ring: &self.desc,
             size: self.size,
             room: self.size - self.in_flight,
             indirect: self.indirect,
         };
-        let mut walk = Walk::new(memory, &mut self.hints, segments);
-        let sequence = self.sequence;
-        let chain = rules
-            .follow(self.avail, word, &mut walk)
-            .and_then(|(id, slots)| walk.finish(id, slots, sequence));
-        if chain.is_err() {
+        let mut walk = Walk::new(memory, &mut self.hints, burst);
+        let walked = match rules.follow(self.avail, head, &mut walk) {
+            Ok((id, slots)) => walk.finish(id, slots, self.sequence).map(|()| slots),
+            Err(fault) => Err(fault),
+        };
+        if walked.is_err() {
             walk.abandon();
         }
-        chain
+        walked
     }
 
     /// Gives back the chain popped last.
@@ -200,11 +203,11 @@ impl PackedRing {
         let flags = if self.used.wrap { AVAIL | USED } else { 0 };
         let used = Descriptor { addr: guestmem::GuestAddr(0), len: entry.written, flags, link: entry.id };
         let [_, word] = used.to_packed();
-        let offset = self.used.flags_word();
+        let index = usize::from(self.used.index);
         if self.held.is_none() {
-            self.held = Some(Held { offset, word });
+            self.held = Some(Held { index, word });
         } else {
-            self.desc.store_u64(offset, word, Ordering::Relaxed);
+            self.desc.store_u64(index, 8, word, Ordering::Relaxed);
         }
         self.used = self.used.forward(entry.slots, self.size);
         self.in_flight -= entry.slots;
@@ -214,9 +217,9 @@ impl PackedRing {
     /// Publishes the descriptors written; whether the driver wants a call.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        let Some(Held { offset, word }) = self.held.take() else { return false };
+        let Some(Held { index, word }) = self.held.take() else { return false };
         // Release: the other used descriptors, and what was written into the buffers, come first.
-        self.desc.store_u64(offset, word, Ordering::Release);
+        self.desc.store_u64(index, 8, word, Ordering::Release);
         let added = std::mem::take(&mut self.added);
         // The descriptors must be out before the driver's wish is read; the driver does it the other way
         // round, so one of the two sees the other (virtio 1.3 §2.8.22.1).
@@ -250,7 +253,7 @@ impl PackedRing {
 
 /// What following a chain through the ring needs.
 struct Rules<'r> {
-    ring: &'r MemArea,
+    ring: &'r Descriptors,
     size: u16,
     /// Descriptors that can be in flight in addition.
     room: u16,
@@ -258,18 +261,16 @@ struct Rules<'r> {
 }
 
 impl Rules<'_> {
-    /// Adds every buffer of the chain that begins at `position` with second word `word`; returns its id and
+    /// Adds every buffer of the chain whose first descriptor was `head`, at `position`; returns its id and
     /// how many ring descriptors it takes up.
-    #[inline(always)]
     fn follow(
         &self,
         mut position: Position,
-        mut word: u64,
+        head: Descriptor,
         walk: &mut Walk<'_, '_>,
     ) -> Result<(u16, u16), DriverFault> {
+        let mut descriptor = head;
         for slots in 1..=self.room {
-            let addr = self.ring.load_u64(position.flags_word() - 8, Ordering::Relaxed);
-            let descriptor = Descriptor::from_packed([addr, word]);
             if descriptor.is(INDIRECT) {
                 if !self.indirect {
                     return Err(DriverFault::IndirectNotNegotiated);
@@ -284,7 +285,7 @@ impl Rules<'_> {
                 return Ok((descriptor.link, slots));
             }
             position = position.forward(1, self.size);
-            word = descriptor::load(self.ring, position.index)[1];
+            descriptor = Descriptor::from_packed(descriptor::load(self.ring, position.index));
         }
         Err(if self.room == self.size { DriverFault::ChainTooLong } else { DriverFault::RingOverrun })
     }

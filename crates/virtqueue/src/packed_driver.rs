@@ -3,14 +3,14 @@
 use crate::descriptor::{AVAIL, Descriptor, USED};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::packed::{Held, Position};
-use crate::setup::{Areas, QueueSetup};
+use crate::setup::{Areas, Descriptors, QueueSetup};
 use guestmem::MemArea;
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
 /// The driver's half of a packed ring.
 pub(crate) struct PackedDriver {
-    desc: MemArea,
+    desc: Descriptors,
     driver_event: MemArea,
     device_event: MemArea,
     size: u16,
@@ -64,12 +64,12 @@ impl PackedDriver {
             let bits = if self.avail.wrap { AVAIL } else { USED };
             let whole = Descriptor { flags: descriptor.flags | bits, link: id, ..descriptor };
             let [addr, word] = whole.to_packed();
-            let offset = self.avail.flags_word();
-            self.desc.store_u64(offset - 8, addr, Ordering::Relaxed);
+            let index = usize::from(self.avail.index);
+            self.desc.store_u64(index, 0, addr, Ordering::Relaxed);
             if self.held.is_none() {
-                self.held = Some(Held { offset, word });
+                self.held = Some(Held { index, word });
             } else {
-                self.desc.store_u64(offset, word, Ordering::Relaxed);
+                self.desc.store_u64(index, 8, word, Ordering::Relaxed);
             }
             self.avail = self.avail.forward(1, self.size);
         }
@@ -79,9 +79,9 @@ impl PackedDriver {
     }
 
     pub(crate) fn publish(&mut self) -> bool {
-        let Some(Held { offset, word }) = self.held.take() else { return false };
+        let Some(Held { index, word }) = self.held.take() else { return false };
         // Release: everything behind the first descriptor is written (virtio 1.3 §2.8.21.1).
-        self.desc.store_u64(offset, word, Ordering::Release);
+        self.desc.store_u64(index, 8, word, Ordering::Release);
         let added = std::mem::take(&mut self.added);
         // The descriptors must be out before the device's wish is read (virtio 1.3 §2.8.21.3).
         fence(Ordering::SeqCst);
@@ -95,7 +95,7 @@ impl PackedDriver {
             return None;
         }
         // Acquire: the buffers written are seen. One load, so that nothing is looked at twice.
-        let word = self.desc.load_u64(self.used.flags_word(), Ordering::Acquire);
+        let word = self.desc.load_u64(usize::from(self.used.index), 8, Ordering::Acquire);
         let descriptor = Descriptor::from_packed([0, word]);
         let wanted = if self.used.wrap { AVAIL | USED } else { 0 };
         (descriptor.flags & (AVAIL | USED) == wanted).then_some((descriptor.link, descriptor.len))

@@ -1,6 +1,7 @@
 //! What a queue is made of before it runs: size, areas, features, position.
 
-use guestmem::{DirtyLog, GuestAddr, GuestMemory, MemArea};
+use crate::descriptor::DESCRIPTOR_SIZE;
+use guestmem::{DirtyLog, GuestAddr, GuestMemory, MemArea, MemTable};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -176,9 +177,16 @@ pub(crate) fn area_lens(size: QueueSize, features: RingFeatures) -> (usize, usiz
     (16 * entries, 4 + 2 * entries + event, 4 + 8 * entries + event)
 }
 
+/// Descriptors of either form.
+pub(crate) type Descriptors = MemTable<DESCRIPTOR_SIZE, 8>;
+/// Entries of a split ring's available ring: the head's index.
+pub(crate) type AvailEntries = MemTable<2, 2>;
+/// Entries of a split ring's used ring: id and length, 32 bits each.
+pub(crate) type UsedEntries = MemTable<8, 4>;
+
 /// The three areas, mapped.
 pub(crate) struct Areas {
-    pub(crate) desc: MemArea,
+    pub(crate) desc: Descriptors,
     pub(crate) driver: MemArea,
     pub(crate) device: MemArea,
 }
@@ -216,10 +224,39 @@ impl QueueSetup {
         }
         let (desc_len, driver_len, device_len) = area_lens(self.size, self.features);
         let driver_align = if self.features.packed { 4 } else { 2 };
+        let desc = map(memory, RingArea::Descriptor, self.desc, desc_len, 16)?;
         Ok(Areas {
-            desc: map(memory, RingArea::Descriptor, self.desc, desc_len, 16)?,
+            desc: self.entries(&desc, 0, RingArea::Descriptor)?,
             driver: map(memory, RingArea::Driver, self.driver, driver_len, driver_align)?,
             device: map(memory, RingArea::Device, self.device, device_len, 4)?,
+        })
+    }
+
+    /// The entries of a split ring's available and used rings, behind flags and index (virtio 1.3 §2.7.6,
+    /// §2.7.8).
+    pub(crate) fn split_entries(&self, areas: &Areas) -> Result<(AvailEntries, UsedEntries), SetupFault> {
+        Ok((
+            self.entries(&areas.driver, 4, RingArea::Driver)?,
+            self.entries(&areas.device, 4, RingArea::Device)?,
+        ))
+    }
+
+    /// One entry for each of the ring, from byte `offset` of a mapped area on.
+    fn entries<const STRIDE: usize, const ALIGN: usize>(
+        &self,
+        mapped: &MemArea,
+        offset: usize,
+        area: RingArea,
+    ) -> Result<MemTable<STRIDE, ALIGN>, SetupFault> {
+        let addr = match area {
+            RingArea::Descriptor => self.desc,
+            RingArea::Driver => self.driver,
+            RingArea::Device => self.device,
+        };
+        MemTable::new(mapped, offset, usize::from(self.size.get())).ok_or(SetupFault::OutsideMemory {
+            area,
+            addr,
+            len: mapped.len() as u32,
         })
     }
 }

@@ -5,9 +5,12 @@ use crate::descriptor::{self, Descriptor, INDIRECT, NEXT};
 use crate::event::{self, NO_INTERRUPT, NO_NOTIFY};
 use crate::fault::DriverFault;
 use crate::in_order::Used;
-use crate::setup::{Areas, Endian, QueueSetup, RingState, host_u16, host_u32};
-use crate::walk::{Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
-use guestmem::{GuestMemory, MemArea, MemSlice};
+use crate::setup::{
+    Areas, AvailEntries, Descriptors, Endian, QueueSetup, RingState, SetupFault, UsedEntries, host_u16,
+    host_u32,
+};
+use crate::walk::{self, Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
+use guestmem::{GuestMemory, MemArea};
 use std::sync::atomic::{Ordering, fence};
 
 /// Offsets in the available ring (virtio 1.3 §2.7.6) and the used ring (§2.7.8), in bytes.
@@ -18,9 +21,12 @@ const USED_ENTRY_SIZE: usize = 8;
 
 /// The device's half of a split ring.
 pub(crate) struct SplitRing {
-    desc: MemArea,
+    desc: Descriptors,
+    /// Flags and index of the two rings, and the event words behind them.
     avail: MemArea,
     used: MemArea,
+    avail_entries: AvailEntries,
+    used_entries: UsedEntries,
     size: u16,
     indirect: bool,
     event_idx: bool,
@@ -39,7 +45,8 @@ pub(crate) struct SplitRing {
 }
 
 impl SplitRing {
-    pub(crate) fn new(areas: Areas, setup: &QueueSetup, state: RingState) -> Self {
+    pub(crate) fn new(areas: Areas, setup: &QueueSetup, state: RingState) -> Result<Self, SetupFault> {
+        let (avail_entries, used_entries) = setup.split_entries(&areas)?;
         let Areas { desc, driver: avail, device: used } = areas;
         let big = setup.features.endian == Endian::Big;
         // What the driver has seen counts: after a crash it may be behind `state.used`, and an entry left
@@ -47,10 +54,12 @@ impl SplitRing {
         let in_ring = host_u16(used.load_u16(INDEX, Ordering::Acquire), big);
         let lost = state.avail.wrapping_sub(in_ring);
         let next_used = if lost <= setup.size.get() { in_ring } else { state.used };
-        Self {
+        Ok(Self {
             desc,
             avail,
             used,
+            avail_entries,
+            used_entries,
             size: setup.size.get(),
             indirect: setup.features.indirect,
             event_idx: setup.features.event_idx,
@@ -61,7 +70,7 @@ impl SplitRing {
             published: next_used,
             called: false,
             hints: Hints::default(),
-        }
+        })
     }
 
     pub(crate) fn state(&self) -> RingState {
@@ -100,19 +109,28 @@ impl SplitRing {
         };
         burst.reserve(count);
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
-        for popped in 0..count {
-            if burst.segments.len() >= segments_max {
-                return (popped, None);
+        let (first, mask) = (self.next_avail, self.size - 1);
+        let mut fault = None;
+        let mut popped = 0;
+        while popped < count && burst.segments.len() < segments_max {
+            let sequence = first.wrapping_add(popped as u16);
+            let entry = self.avail_entries.load_u16(usize::from(sequence & mask), 0, Ordering::Relaxed);
+            let head = host_u16(entry, BIG);
+            if head >= self.size {
+                fault = Some(DriverFault::DescriptorIndex);
+                break;
             }
-            let slot = usize::from(self.next_avail & (self.size - 1));
-            let head = host_u16(self.avail.load_u16(ENTRIES + 2 * slot, Ordering::Relaxed), BIG);
-            match self.walk::<BIG>(memory, &mut burst.segments, head) {
-                Ok(chain) => burst.push(chain),
-                Err(fault) => return (popped, Some(fault)),
+            let descriptor = Descriptor::from_split(descriptor::load(&self.desc, head), BIG);
+            if !walk::single(memory, &mut self.hints, burst, &descriptor, head, sequence) {
+                fault = self.walk::<BIG>(memory, burst, head, descriptor, sequence).err();
+                if fault.is_some() {
+                    break;
+                }
             }
-            self.next_avail = self.next_avail.wrapping_add(1);
+            popped += 1;
         }
-        (count, None)
+        self.next_avail = first.wrapping_add(popped as u16);
+        (popped, fault)
     }
 
     /// Entries that can be popped; looks at the driver's index only if fewer than `wanted` are known of.
@@ -134,21 +152,26 @@ impl SplitRing {
         Ok(usize::from(self.seen_avail.wrapping_sub(self.next_avail)))
     }
 
-    #[inline(always)]
+    /// Puts the chain at `head`, whose first descriptor was `first`, into `burst`.
+    #[inline(never)]
     fn walk<'m, const BIG: bool>(
         &mut self,
         memory: &'m GuestMemory,
-        segments: &mut Vec<MemSlice<'m>>,
+        burst: &mut Burst<'m>,
         head: u16,
-    ) -> Result<Chain, DriverFault> {
-        let sequence = self.next_avail;
+        first: Descriptor,
+        sequence: u16,
+    ) -> Result<(), DriverFault> {
         let rules = Rules { table: &self.desc, size: self.size, indirect: self.indirect };
-        let mut walk = Walk::new(memory, &mut self.hints, segments);
-        let chain = rules.follow::<BIG>(head, &mut walk).and_then(|slots| walk.finish(head, slots, sequence));
-        if chain.is_err() {
+        let mut walk = Walk::new(memory, &mut self.hints, burst);
+        let walked = match rules.follow::<BIG>(first, &mut walk) {
+            Ok(slots) => walk.finish(head, slots, sequence),
+            Err(fault) => Err(fault),
+        };
+        if walked.is_err() {
             walk.abandon();
         }
-        chain
+        walked
     }
 
     /// Gives back the chain popped last.
@@ -161,13 +184,13 @@ impl SplitRing {
     /// Writes a used entry; the driver sees it after [`Self::publish`].
     #[inline(always)]
     pub(crate) fn put_used(&mut self, entry: Used) {
-        let offset = self.used_offset(self.next_used);
-        self.used.store_u32(offset, host_u32(u32::from(entry.id), self.big), Ordering::Relaxed);
-        self.used.store_u32(offset + 4, host_u32(entry.written, self.big), Ordering::Relaxed);
+        let slot = usize::from(self.next_used & (self.size - 1));
+        let (id, written) = (host_u32(u32::from(entry.id), self.big), host_u32(entry.written, self.big));
+        self.used_entries.store_u32(slot, 0, id, Ordering::Relaxed);
+        self.used_entries.store_u32(slot, 4, written, Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
     }
 
-    #[inline(always)]
     fn used_offset(&self, index: u16) -> usize {
         ENTRIES + USED_ENTRY_SIZE * usize::from(index & (self.size - 1))
     }
@@ -250,21 +273,22 @@ impl SplitRing {
 
 /// What following a chain through the descriptor table needs.
 struct Rules<'r> {
-    table: &'r MemArea,
+    table: &'r Descriptors,
     size: u16,
     indirect: bool,
 }
 
 impl Rules<'_> {
-    /// Adds every buffer of the chain at `head` to `walk`; returns how many ring descriptors it takes up.
+    /// Adds every buffer of the chain that begins with `first` to `walk`; returns how many ring descriptors
+    /// it takes up.
     #[inline(always)]
-    fn follow<const BIG: bool>(&self, head: u16, walk: &mut Walk<'_, '_>) -> Result<u16, DriverFault> {
-        let mut index = head;
+    fn follow<const BIG: bool>(
+        &self,
+        first: Descriptor,
+        walk: &mut Walk<'_, '_>,
+    ) -> Result<u16, DriverFault> {
+        let mut descriptor = first;
         for slots in 1..=self.size {
-            if index >= self.size {
-                return Err(DriverFault::DescriptorIndex);
-            }
-            let descriptor = Descriptor::from_split(descriptor::load(self.table, index), BIG);
             if descriptor.is(INDIRECT) {
                 if !self.indirect {
                     return Err(DriverFault::IndirectNotNegotiated);
@@ -277,7 +301,10 @@ impl Rules<'_> {
             if !descriptor.is(NEXT) {
                 return Ok(slots);
             }
-            index = descriptor.link;
+            if descriptor.link >= self.size {
+                return Err(DriverFault::DescriptorIndex);
+            }
+            descriptor = Descriptor::from_split(descriptor::load(self.table, descriptor.link), BIG);
         }
         Err(DriverFault::ChainTooLong)
     }

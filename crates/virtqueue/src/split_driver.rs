@@ -3,7 +3,9 @@
 use crate::descriptor::{self, Descriptor, NEXT};
 use crate::event::{self, NO_INTERRUPT, NO_NOTIFY};
 use crate::fault::DeviceFault;
-use crate::setup::{Areas, Endian, QueueSetup, host_u16, host_u32};
+use crate::setup::{
+    Areas, AvailEntries, Descriptors, Endian, QueueSetup, SetupFault, UsedEntries, host_u16, host_u32,
+};
 use guestmem::MemArea;
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
@@ -14,9 +16,12 @@ const ENTRIES: usize = 4;
 
 /// The driver's half of a split ring.
 pub(crate) struct SplitDriver {
-    desc: MemArea,
+    desc: Descriptors,
+    /// Flags and index of the two rings, and the event words behind them.
     avail: MemArea,
     used: MemArea,
+    avail_entries: AvailEntries,
+    used_entries: UsedEntries,
     size: u16,
     event_idx: bool,
     big: bool,
@@ -33,12 +38,15 @@ pub(crate) struct SplitDriver {
 }
 
 impl SplitDriver {
-    pub(crate) fn new(areas: Areas, setup: &QueueSetup) -> Self {
+    pub(crate) fn new(areas: Areas, setup: &QueueSetup) -> Result<Self, SetupFault> {
         let size = setup.size.get();
-        Self {
+        let (avail_entries, used_entries) = setup.split_entries(&areas)?;
+        Ok(Self {
             desc: areas.desc,
             avail: areas.driver,
             used: areas.device,
+            avail_entries,
+            used_entries,
             size,
             event_idx: setup.features.event_idx,
             big: setup.features.endian == Endian::Big,
@@ -47,7 +55,7 @@ impl SplitDriver {
             next_avail: 0,
             published: 0,
             next_used: 0,
-        }
+        })
     }
 
     pub(crate) fn free_descriptors(&self) -> u16 {
@@ -70,7 +78,7 @@ impl SplitDriver {
             descriptor::store(&self.desc, index, descriptor.to_split(self.big));
         }
         let slot = usize::from(self.next_avail & (self.size - 1));
-        self.avail.store_u16(ENTRIES + 2 * slot, host_u16(head, self.big), Ordering::Relaxed);
+        self.avail_entries.store_u16(slot, 0, host_u16(head, self.big), Ordering::Relaxed);
         self.next_avail = self.next_avail.wrapping_add(1);
         Some(head)
     }
@@ -109,9 +117,9 @@ impl SplitDriver {
         if count > self.published.wrapping_sub(self.next_used) {
             return Err(DeviceFault::UsedIndexJump);
         }
-        let offset = ENTRIES + 8 * usize::from(self.next_used & (self.size - 1));
-        let id = host_u32(self.used.load_u32(offset, Ordering::Relaxed), self.big);
-        let written = host_u32(self.used.load_u32(offset + 4, Ordering::Relaxed), self.big);
+        let slot = usize::from(self.next_used & (self.size - 1));
+        let id = host_u32(self.used_entries.load_u32(slot, 0, Ordering::Relaxed), self.big);
+        let written = host_u32(self.used_entries.load_u32(slot, 4, Ordering::Relaxed), self.big);
         let id = u16::try_from(id).map_err(|_| DeviceFault::UsedId)?;
         Ok(Some((id, written)))
     }

@@ -4,7 +4,7 @@
 //! turns each buffer into segments. It stops at the first rule that is broken; the segments collected so far
 //! are then dropped again.
 
-use crate::burst::Chain;
+use crate::burst::{Burst, Chain};
 use crate::descriptor::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use crate::fault::DriverFault;
 use guestmem::{GuestAddr, GuestMemory, MemSlice, RegionHint};
@@ -27,10 +27,46 @@ pub(crate) struct Hints {
     pub(crate) table: RegionHint,
 }
 
+/// The usual chain: a single descriptor in one piece of memory. False: the chain is another one, or faulty;
+/// nothing was done and a [`Walk`] finds out, from the same copy of the descriptor.
+#[inline(always)]
+pub(crate) fn single<'m>(
+    memory: &'m GuestMemory,
+    hints: &mut Hints,
+    burst: &mut Burst<'m>,
+    descriptor: &Descriptor,
+    id: u16,
+    sequence: u16,
+) -> bool {
+    let len = descriptor.len as usize;
+    if descriptor.is(NEXT | INDIRECT) || len == 0 {
+        return false;
+    }
+    let Some(run) = memory.run(descriptor.addr, len, &mut hints.buffer).filter(|run| run.len() == len) else {
+        return false;
+    };
+    run.prefetch();
+    let writable = u32::from(descriptor.is(WRITE));
+    let readable = 1 - writable;
+    burst.chains.push(Chain {
+        id,
+        slots: 1,
+        sequence,
+        first: burst.segments.len() as u32,
+        readable,
+        writable,
+        readable_len: descriptor.len * readable,
+        writable_len: descriptor.len * writable,
+    });
+    burst.segments.push(run);
+    true
+}
+
 /// A chain in the making.
 pub(crate) struct Walk<'w, 'm> {
     memory: &'m GuestMemory,
     hints: &'w mut Hints,
+    chains: &'w mut Vec<Chain>,
     segments: &'w mut Vec<MemSlice<'m>>,
     first: usize,
     /// End of the readable segments.
@@ -41,13 +77,10 @@ pub(crate) struct Walk<'w, 'm> {
 
 impl<'w, 'm> Walk<'w, 'm> {
     #[inline(always)]
-    pub(crate) fn new(
-        memory: &'m GuestMemory,
-        hints: &'w mut Hints,
-        segments: &'w mut Vec<MemSlice<'m>>,
-    ) -> Self {
+    pub(crate) fn new(memory: &'m GuestMemory, hints: &'w mut Hints, burst: &'w mut Burst<'m>) -> Self {
+        let Burst { chains, segments, .. } = burst;
         let first = segments.len();
-        Self { memory, hints, segments, first, readable_end: first, readable_len: 0, writable_len: 0 }
+        Self { memory, hints, chains, segments, first, readable_end: first, readable_len: 0, writable_len: 0 }
     }
 
     /// Takes the next buffer of the chain.
@@ -164,22 +197,24 @@ impl<'w, 'm> Walk<'w, 'm> {
         Ok([low, high])
     }
 
-    /// The chain, once the last descriptor was taken.
+    /// Puts the chain into the burst, once its last descriptor was taken.
     #[inline(always)]
-    pub(crate) fn finish(&self, id: u16, slots: u16, sequence: u16) -> Result<Chain, DriverFault> {
+    pub(crate) fn finish(&mut self, id: u16, slots: u16, sequence: u16) -> Result<(), DriverFault> {
         if self.readable_len + self.writable_len > u64::from(u32::MAX) {
             return Err(DriverFault::TotalLength);
         }
-        Ok(Chain {
+        let segments = self.segments.len();
+        self.chains.push(Chain {
             id,
             slots,
             sequence,
             first: self.first as u32,
             readable: (self.readable_end - self.first) as u32,
-            writable: (self.segments.len() - self.readable_end) as u32,
+            writable: (segments - self.readable_end) as u32,
             readable_len: self.readable_len as u32,
             writable_len: self.writable_len as u32,
-        })
+        });
+        Ok(())
     }
 
     /// Drops what was collected of a faulty chain.
