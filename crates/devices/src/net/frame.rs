@@ -6,8 +6,9 @@ use guestmem::{MemSlice, read_segments};
 /// The shortest frame carried, in bytes: an Ethernet header.
 pub const FRAME_LEN_MIN: u32 = 14;
 
-/// The longest frame carried, in bytes: an Ethernet header, two VLAN tags and the longest IPv4 packet.
-pub const FRAME_LEN_MAX: u32 = 14 + 2 * 4 + 65_535;
+/// The longest frame carried, in bytes: an Ethernet header, two VLAN tags and the longest IPv6 packet that
+/// is no jumbogram.
+pub const FRAME_LEN_MAX: u32 = 14 + 2 * 4 + 40 + 65_535;
 
 /// One Ethernet frame. Its bytes are `head`, then those of `rest` from position `skip` on, `len` in all.
 ///

@@ -374,7 +374,9 @@ fn sized(
     if header_len > frame_len || head_len.min(HEADERS_LEN_MAX) < header_len as usize {
         return Err(HeaderFault::SegmentPacket);
     }
-    if frame_len - u32::from(network_at) > u32::from(u16::MAX) {
+    // IPv4 counts its header in its 16-bit length, IPv6 does not.
+    let uncounted = u32::from(network_at) + if segmentation.kind.is_ipv4() { 0 } else { 40 };
+    if frame_len - uncounted > u32::from(u16::MAX) {
         return Err(HeaderFault::Oversize);
     }
     let size = u32::from(segmentation.size);
