@@ -130,6 +130,10 @@ pub fn total_len(segments: &[MemSlice<'_>]) -> usize {
 /// Copies up to `out.len()` bytes from position `offset` of the list on; returns how many there were.
 #[inline]
 pub fn read_segments(segments: &[MemSlice<'_>], offset: usize, out: &mut [u8]) -> usize {
+    // The usual case first: one segment, from its beginning.
+    if let ([only], 0) = (segments, offset) {
+        return only.read(out);
+    }
     let (mut skip, mut done) = (offset, 0);
     for segment in segments {
         if done == out.len() {
@@ -145,6 +149,9 @@ pub fn read_segments(segments: &[MemSlice<'_>], offset: usize, out: &mut [u8]) -
 /// Copies `data` to position `offset` of the list on; returns how many bytes found room.
 #[inline]
 pub fn write_segments(segments: &[MemSlice<'_>], offset: usize, data: &[u8]) -> usize {
+    if let ([only], 0) = (segments, offset) {
+        return only.write(data);
+    }
     let (mut skip, mut done) = (offset, 0);
     for segment in segments {
         if done == data.len() {

@@ -174,13 +174,14 @@ impl PackedRing {
             room: self.size - self.in_flight,
             indirect: self.indirect,
         };
+        let segments = burst.segments.len();
         let mut walk = Walk::new(memory, &mut self.hints, burst);
         let walked = match rules.follow(self.avail, head, &mut walk) {
             Ok((id, slots)) => walk.finish(id, slots, self.sequence).map(|()| slots),
             Err(fault) => Err(fault),
         };
         if walked.is_err() {
-            walk.abandon();
+            burst.segments.truncate(segments);
         }
         walked
     }
@@ -263,6 +264,7 @@ struct Rules<'r> {
 impl Rules<'_> {
     /// Adds every buffer of the chain whose first descriptor was `head`, at `position`; returns its id and
     /// how many ring descriptors it takes up.
+    #[inline(always)]
     fn follow(
         &self,
         mut position: Position,

@@ -163,13 +163,14 @@ impl SplitRing {
         sequence: u16,
     ) -> Result<(), DriverFault> {
         let rules = Rules { table: &self.desc, size: self.size, indirect: self.indirect };
+        let segments = burst.segments.len();
         let mut walk = Walk::new(memory, &mut self.hints, burst);
         let walked = match rules.follow::<BIG>(first, &mut walk) {
             Ok(slots) => walk.finish(head, slots, sequence),
             Err(fault) => Err(fault),
         };
         if walked.is_err() {
-            walk.abandon();
+            burst.segments.truncate(segments);
         }
         walked
     }

@@ -90,14 +90,15 @@ impl<'w, 'm> Walk<'w, 'm> {
         if len == 0 {
             return Err(DriverFault::ZeroLength);
         }
-        let hint = &mut self.hints.buffer;
-        let Some(run) = self.memory.run(descriptor.addr, len, hint) else {
+        let Some(run) = self.memory.run(descriptor.addr, len, &mut self.hints.buffer) else {
             return Err(DriverFault::AddressRange);
         };
         run.prefetch();
         self.segments.push(run);
         if run.len() < len {
-            self.add_rest(descriptor.addr, len, run.len())?;
+            let rest = Rest { addr: descriptor.addr, len, done: run.len() };
+            let segments_max = self.first + SEGMENTS_MAX;
+            rest.add(self.memory, &mut self.hints.buffer, self.segments, segments_max)?;
         }
         if descriptor.is(WRITE) {
             self.writable_len += len as u64;
@@ -106,22 +107,6 @@ impl<'w, 'm> Walk<'w, 'm> {
             self.readable_end = self.segments.len();
         } else {
             return Err(DriverFault::WritableBeforeReadable);
-        }
-        Ok(())
-    }
-
-    /// The rest of a buffer that goes on in the next region.
-    #[cold]
-    fn add_rest(&mut self, addr: GuestAddr, len: usize, mut done: usize) -> Result<(), DriverFault> {
-        while done < len {
-            let addr = addr.checked_add(done as u64).ok_or(DriverFault::AddressRange)?;
-            let run = self.memory.run(addr, len - done, &mut self.hints.buffer);
-            let run = run.ok_or(DriverFault::AddressRange)?;
-            if self.segments.len() - self.first >= SEGMENTS_MAX {
-                return Err(DriverFault::TooManySegments);
-            }
-            self.segments.push(run);
-            done += run.len();
         }
         Ok(())
     }
@@ -140,7 +125,15 @@ impl<'w, 'm> Walk<'w, 'm> {
         Ok(entries as u16)
     }
 
+    /// The table's bytes, or as many of them as its first region has.
+    #[inline(always)]
+    fn table_run(&mut self, table: &Descriptor) -> Result<MemSlice<'m>, DriverFault> {
+        let run = self.memory.run(table.addr, table.len as usize, &mut self.hints.table);
+        run.ok_or(DriverFault::IndirectTableRange)
+    }
+
     /// Takes the table of a split ring: entries are chained as in the ring itself (virtio 1.3 §2.7.5.3).
+    #[inline(always)]
     pub(crate) fn add_split_table(
         &mut self,
         table: &Descriptor,
@@ -148,9 +141,10 @@ impl<'w, 'm> Walk<'w, 'm> {
         big: bool,
     ) -> Result<(), DriverFault> {
         let entries = Self::table_entries(table, room)?;
+        let run = self.table_run(table)?;
         let mut index = 0;
         for _ in 0..entries {
-            let entry = Descriptor::from_split(self.load(table.addr, index)?, big);
+            let entry = Descriptor::from_split(self.load(table.addr, run, index)?, big);
             if entry.is(INDIRECT) {
                 return Err(DriverFault::IndirectInIndirect);
             }
@@ -169,10 +163,12 @@ impl<'w, 'm> Walk<'w, 'm> {
 
     /// Takes the table of a packed ring: all entries, one after the other; only the write flag counts
     /// (virtio 1.3 §2.8.7).
+    #[inline(always)]
     pub(crate) fn add_packed_table(&mut self, table: &Descriptor, room: u16) -> Result<(), DriverFault> {
         let entries = Self::table_entries(table, room)?;
+        let run = self.table_run(table)?;
         for index in 0..entries {
-            let entry = Descriptor::from_packed(self.load(table.addr, index)?);
+            let entry = Descriptor::from_packed(self.load(table.addr, run, index)?);
             if entry.is(INDIRECT) {
                 return Err(DriverFault::IndirectInIndirect);
             }
@@ -181,20 +177,16 @@ impl<'w, 'm> Walk<'w, 'm> {
         Ok(())
     }
 
-    /// A private copy of entry `index` of the indirect table at `table`.
+    /// A private copy of entry `index` of the indirect table at `table`, which begins with `run`.
     #[inline(always)]
-    fn load(&mut self, table: GuestAddr, index: u16) -> Result<[u64; 2], DriverFault> {
-        let offset = u64::from(index) * DESCRIPTOR_SIZE as u64;
-        let addr = table.checked_add(offset).ok_or(DriverFault::IndirectTableRange)?;
+    fn load(&self, table: GuestAddr, run: MemSlice<'m>, index: u16) -> Result<[u64; 2], DriverFault> {
+        let offset = usize::from(index) * DESCRIPTOR_SIZE;
         let mut bytes = [0; DESCRIPTOR_SIZE];
-        let mut done = 0;
-        while done < bytes.len() {
-            let addr = addr.checked_add(done as u64).ok_or(DriverFault::IndirectTableRange)?;
-            let run = self.memory.run(addr, bytes.len() - done, &mut self.hints.table);
-            done += run.ok_or(DriverFault::IndirectTableRange)?.read(&mut bytes[done..]);
+        match run.sub(offset, DESCRIPTOR_SIZE) {
+            Some(entry) => _ = entry.read(&mut bytes),
+            None => bytes = load_far(self.memory, table, offset as u64)?,
         }
-        let [low, high] = words_of(bytes);
-        Ok([low, high])
+        Ok(words_of(bytes))
     }
 
     /// Puts the chain into the burst, once its last descriptor was taken.
@@ -216,12 +208,53 @@ impl<'w, 'm> Walk<'w, 'm> {
         });
         Ok(())
     }
+}
 
-    /// Drops what was collected of a faulty chain.
+/// A buffer that goes on in the next region.
+struct Rest {
+    addr: GuestAddr,
+    len: usize,
+    /// Bytes that have their segment.
+    done: usize,
+}
+
+impl Rest {
     #[cold]
-    pub(crate) fn abandon(self) {
-        self.segments.truncate(self.first);
+    fn add<'m>(
+        mut self,
+        memory: &'m GuestMemory,
+        hint: &mut RegionHint,
+        segments: &mut Vec<MemSlice<'m>>,
+        segments_max: usize,
+    ) -> Result<(), DriverFault> {
+        while self.done < self.len {
+            let addr = self.addr.checked_add(self.done as u64).ok_or(DriverFault::AddressRange)?;
+            let run = memory.run(addr, self.len - self.done, hint).ok_or(DriverFault::AddressRange)?;
+            if segments.len() >= segments_max {
+                return Err(DriverFault::TooManySegments);
+            }
+            segments.push(run);
+            self.done += run.len();
+        }
+        Ok(())
     }
+}
+
+/// An entry of an indirect table that is not wholly in the table's first region.
+#[cold]
+fn load_far(
+    memory: &GuestMemory,
+    table: GuestAddr,
+    offset: u64,
+) -> Result<[u8; DESCRIPTOR_SIZE], DriverFault> {
+    let mut bytes = [0; DESCRIPTOR_SIZE];
+    let mut done = 0;
+    while done < bytes.len() {
+        let addr = table.checked_add(offset + done as u64).ok_or(DriverFault::IndirectTableRange)?;
+        let run = memory.run(addr, bytes.len() - done, &mut RegionHint::default());
+        done += run.ok_or(DriverFault::IndirectTableRange)?.read(&mut bytes[done..]);
+    }
+    Ok(bytes)
 }
 
 /// The two words of a descriptor's bytes, in the byte order of the bytes.
