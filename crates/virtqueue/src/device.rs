@@ -25,6 +25,8 @@ pub struct DeviceQueue {
     /// With IN_ORDER: completions that wait for their turn.
     order: Option<InOrder>,
     log: Option<RingLog>,
+    /// Whether there is an order to keep or a log: completing is then not the plain thing.
+    special: bool,
     setup: QueueSetup,
     memory: Arc<GuestMemory>,
 }
@@ -47,6 +49,7 @@ impl DeviceQueue {
             fault: None,
             order: None,
             log: setup.log.clone(),
+            special: setup.log.is_some() || setup.features.in_order,
             setup: setup.clone(),
             memory: Arc::clone(memory),
         };
@@ -101,26 +104,27 @@ impl DeviceQueue {
     #[inline]
     pub fn complete(&mut self, burst: &Burst<'_>, chain: Chain, written: u32) {
         let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
-        if self.log.is_some() {
-            self.log_buffers(burst, &chain);
+        if self.special {
+            return self.complete_special(burst, &chain, used);
         }
-        if self.order.is_some() {
-            return self.complete_in_order(chain.sequence, used);
-        }
+        self.put_used(used);
+    }
+
+    #[inline(always)]
+    fn put_used(&mut self, used: Used) {
         match &mut self.ring {
             Ring::Split(ring) => ring.put_used(used),
             Ring::Packed(ring) => ring.put_used(used),
         }
     }
 
-    fn complete_in_order(&mut self, sequence: u16, used: Used) {
-        let Some(order) = &mut self.order else { return };
-        order.insert(sequence, used);
-        while let Some(used) = order.take() {
-            match &mut self.ring {
-                Ring::Split(ring) => ring.put_used(used),
-                Ring::Packed(ring) => ring.put_used(used),
-            }
+    #[cold]
+    fn complete_special(&mut self, burst: &Burst<'_>, chain: &Chain, used: Used) {
+        self.log_buffers(burst, chain);
+        let Some(order) = &mut self.order else { return self.put_used(used) };
+        order.insert(chain.sequence, used);
+        while let Some(used) = self.order.as_mut().and_then(InOrder::take) {
+            self.put_used(used);
         }
     }
 
@@ -193,6 +197,7 @@ impl DeviceQueue {
     /// Starts, changes or ends dirty logging.
     pub fn set_log(&mut self, log: Option<RingLog>) {
         self.log = log;
+        self.special = self.log.is_some() || self.order.is_some();
     }
 
     fn sequence(&self) -> u16 {

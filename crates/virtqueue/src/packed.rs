@@ -114,7 +114,7 @@ impl PackedRing {
         self.sequence
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn pop<'m>(
         &mut self,
         memory: &'m GuestMemory,
@@ -161,7 +161,7 @@ impl PackedRing {
     }
 
     /// Puts the chain at the next position into `burst`; returns how many descriptors it takes up.
-    #[inline(never)]
+    #[inline(always)]
     fn walk<'m>(
         &mut self,
         memory: &'m GuestMemory,

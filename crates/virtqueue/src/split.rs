@@ -96,7 +96,7 @@ impl SplitRing {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn pop_words<'m, const BIG: bool>(
         &mut self,
         memory: &'m GuestMemory,
@@ -153,7 +153,7 @@ impl SplitRing {
     }
 
     /// Puts the chain at `head`, whose first descriptor was `first`, into `burst`.
-    #[inline(never)]
+    #[inline(always)]
     fn walk<'m, const BIG: bool>(
         &mut self,
         memory: &'m GuestMemory,
