@@ -153,7 +153,9 @@ fn port_sheet(port: &PortView) -> String {
             queue.fault.clone().unwrap_or("-".into()),
         ]);
     }
-    let _ = write!(text, "\n{}", lines(&queues));
+    if !port.queues.is_empty() {
+        let _ = write!(text, "\n{}", lines(&queues));
+    }
     text
 }
 
