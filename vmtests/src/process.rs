@@ -112,6 +112,25 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     Ok(())
 }
 
+/// Nanoseconds that a thread of process `pid` has run, by the kernel's account: the busiest of the threads whose name begins
+/// with `prefix`.
+pub fn thread_ns(pid: u32, prefix: &str) -> anyhow::Result<u64> {
+    let mut most = None;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).context("threads")? {
+        let task = entry?.path();
+        let (Ok(name), Ok(account)) =
+            (std::fs::read_to_string(task.join("comm")), std::fs::read_to_string(task.join("schedstat")))
+        else {
+            continue;
+        };
+        if name.starts_with(prefix) {
+            let ns: u64 = account.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
+            most = most.max(Some(ns));
+        }
+    }
+    most.with_context(|| format!("process {pid} has no thread {prefix}*"))
+}
+
 /// Runs a short command to its end and gives its output; a failure is an error with what it printed.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("{:?}", command.get_program()))?;

@@ -1,0 +1,80 @@
+//! One of the three dies and comes back: the others must not need a hand.
+
+use crate::pair::{Pair, Side, Way, configure};
+use anyhow::ensure;
+use std::time::Duration;
+use vmtests::harness::Scene;
+use vmtests::process::wait_until;
+
+const POOL: &str = "mode = \"pool\"\nthreads = 2";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// QEMU is killed and started again; the other guest and Ringway run on.
+pub(crate) fn qemu_killed(scene: &Scene) -> anyhow::Result<()> {
+    let Pair { ringway, a, b } = Pair::start(scene, POOL, [Side::default(), Side::with(&["packed=on"])])?;
+    let mut pair = Pair { ringway, a, b };
+    scene.check("ping before", || pair.ping())?;
+    scene.check("QEMU of b is killed in the middle of a stream", || {
+        pair.a.begin("iperf3 -c 10.0.0.2 -t 3; true")?;
+        std::thread::sleep(Duration::from_millis(500));
+        pair.b.kill();
+        pair.ringway.wait_port("b", "waiting", LIMIT)
+    })?;
+    scene.check("ringway and a are unharmed", || {
+        ensure!(pair.ringway.is_running(), "ringway ended:\n{}", pair.ringway.log_tail());
+        pair.a.finish(Duration::from_secs(60))?;
+        ensure!(pair.ringway.port_state("a")? == "running");
+        Ok(())
+    })?;
+    let Pair { ringway, a, b } = pair;
+    let b = scene.check("b boots again", || b.restart(scene.lab()))?;
+    let mut pair = Pair { ringway, a, b };
+    configure(&mut pair.b, 2)?;
+    scene.check("ping, TCP and a file after", || {
+        pair.ping()?;
+        pair.tcp(Way::AtoB, "")?;
+        pair.file(Way::BtoA)
+    })
+}
+
+/// Ringway ends, by SIGTERM and by SIGKILL, in the middle of a stream, and starts again. No one touches the guests: the
+/// stream itself goes on.
+pub(crate) fn ringway_restarted(scene: &Scene) -> anyhow::Result<()> {
+    let mut pair = Pair::start(scene, POOL, [Side::default(), Side::default()])?;
+    scene.check("ping before", || pair.ping())?;
+    for round in ["SIGTERM", "SIGKILL", "SIGKILL again"] {
+        scene.check(&format!("{round} in the middle of a stream"), || {
+            pair.a.begin("iperf3 -c 10.0.0.2 -t 12 -f m")?;
+            std::thread::sleep(Duration::from_secs(2));
+            if round == "SIGTERM" {
+                pair.ringway.terminate()?
+            } else {
+                pair.ringway.kill()
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            pair.ringway.start_again()?;
+            wait_until("both ports run", LIMIT, || {
+                ["a", "b"]
+                    .iter()
+                    .all(|port| pair.ringway.port_state(port).is_ok_and(|state| state == "running"))
+            })
+        })?;
+        scene.check(&format!("after {round}: the same stream goes on to its end"), || {
+            let output = pair.a.finish(Duration::from_secs(60))?;
+            ensure!(output.status == 0, "iperf3 ended with {}:\n{}", output.status, output.text);
+            let last = output.text.lines().find(|line| line.contains("-12.") || line.contains("11.0"));
+            ensure!(
+                last.is_some_and(|line| !line.contains(" 0.00 bits/sec")),
+                "no traffic at the end:\n{}",
+                output.text
+            );
+            Ok(())
+        })?;
+        scene.check(&format!("after {round}: ping and a file"), || {
+            pair.ping()?;
+            pair.file(Way::BtoA)?;
+            pair.no_errors()
+        })?;
+    }
+    Ok(())
+}
