@@ -10,7 +10,7 @@ use super::frame::{FRAME_LEN_MAX, FRAME_LEN_MIN};
 use super::header::{
     FLAG_DATA_VALID, FLAG_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NetHeader,
 };
-use super::packet::{Network, Packet, Transport};
+use super::packet::{Network, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Transport};
 use bitflags::bitflags;
 use thiserror::Error;
 
@@ -319,14 +319,15 @@ fn checksum(header: &NetHeader, packet: &Packet, frame_len: u32) -> Result<Offlo
     if u32::from(start) + u32::from(offset) + 2 > frame_len {
         return Err(HeaderFault::ChecksumRange);
     }
-    let place = match packet.transport {
-        Transport::Tcp { .. } => Some(TCP_CHECKSUM_AT),
-        Transport::Udp => Some(UDP_CHECKSUM_AT),
-        Transport::Other => None,
+    let place = match packet.protocol {
+        Some(PROTOCOL_TCP) => Some(TCP_CHECKSUM_AT),
+        Some(PROTOCOL_UDP) => Some(UDP_CHECKSUM_AT),
+        _ => None,
     };
     // Behind the transport header there may be a tunnel, whose inner checksum may lie anywhere.
     let foreign = start == packet.transport_at && place.is_some_and(|place| place != offset);
-    if start < packet.transport_at || foreign {
+    // Where IP headers end that were not seen, nobody knows: the sum might rewrite an address.
+    if packet.is_ip_unseen() || start < packet.transport_at || foreign {
         return Err(HeaderFault::ChecksumPlace);
     }
     Ok(Offload::Checksum { start, offset })
@@ -455,6 +456,23 @@ mod tests {
         let header = request(GSO_NONE, 0, 34, 16);
         let without = validate(&header, &tcp4(), 66, Accepts::empty());
         assert_eq!(without, Err(HeaderFault::ChecksumNotNegotiated));
+    }
+
+    #[test]
+    fn no_checksum_where_headers_were_not_seen() {
+        let header = request(GSO_NONE, 0, 54, 6);
+        let mut cut = udp6();
+        (cut[20], cut[55]) = (60, 30);
+        assert_eq!(validate(&header, &cut, 500, ALL), Err(HeaderFault::ChecksumPlace));
+        // TCP whose options were not seen still has its checksum in the known place.
+        let tcp = |offset| validate(&request(GSO_NONE, 0, 34, offset), &tcp4()[..56], 500, ALL);
+        assert_eq!(tcp(0), Err(HeaderFault::ChecksumPlace));
+        assert!(tcp(16).is_ok());
+        // What is no IP can be summed behind its Ethernet header.
+        let mut other = tcp4();
+        other[12..14].copy_from_slice(&[0x88, 0x47]);
+        assert!(validate(&request(GSO_NONE, 0, 14, 6), &other, 66, ALL).is_ok());
+        assert!(validate(&request(GSO_NONE, 0, 13, 6), &other, 66, ALL).is_err());
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub struct Packet {
     pub network_at: u16,
     /// What the network layer is.
     pub network: Network,
+    /// IP protocol of the transport header; `None` without one, in a later fragment, or when the network layer is
+    /// not known.
+    pub protocol: Option<u8>,
     /// Where the transport header begins; where the network header does when there is none.
     pub transport_at: u16,
     /// What the transport layer is.
@@ -106,7 +109,20 @@ impl Packet {
         };
         let (network, transport_at, protocol) = found.unwrap_or((Network::Other, at, None));
         let transport = protocol.map_or(Transport::Other, |protocol| transport(head, transport_at, protocol));
-        Some(Self { vlan, ethertype, network_at, network, transport_at: transport_at as u16, transport })
+        Some(Self {
+            vlan,
+            ethertype,
+            network_at,
+            network,
+            protocol,
+            transport_at: transport_at as u16,
+            transport,
+        })
+    }
+
+    /// Whether the frame says it is IP but its IP headers are broken, or longer than what was parsed.
+    pub fn is_ip_unseen(&self) -> bool {
+        self.network == Network::Other && matches!(self.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)
     }
 
     /// Bytes of all headers up to the payload of TCP or UDP; `None` for any other transport.
