@@ -18,6 +18,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::api::Plane;
 use crate::config::{self, Config};
+use crate::demo::{self, DemoOptions};
 
 /// Starts the data plane: `crate::plane::start`, or a stand-in in tests.
 pub type StartPlane = fn(&Config) -> anyhow::Result<Arc<dyn Plane>>;
@@ -43,6 +44,17 @@ enum Command {
         /// Form of the log on standard error; its level comes from RINGWAY_LOG (such as "debug")
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log_format: LogFormat,
+    },
+    /// Show it all at work: embedded guests resolve, ping and send through a switch; nothing to install
+    Demo {
+        /// Boot two QEMU guests instead, made from Debian's packages
+        #[arg(long)]
+        vm: bool,
+        /// Where those packages are kept [default: ringway in $XDG_CACHE_HOME or ~/.cache]
+        #[arg(long, value_name = "PATH", requires = "vm")]
+        cache: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Report every mistake of a configuration file, and what it needs that this machine lacks
     Check {
@@ -171,6 +183,9 @@ fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<Answer> {
     let text = match arguments.command {
         Command::Check { config, text_only, output } => return show::check(&config, text_only, output),
         Command::Run { config, log_format } => run::run(&config, log_format, start).map(|()| String::new()),
+        Command::Demo { vm, cache, output } => {
+            demo::run(&DemoOptions { vm, json: output.json, cache }).map(|()| String::new())
+        }
         Command::Status(output) => show::status(&socket, output),
         Command::Port(PortCommand::List(output)) => show::port_list(&socket, output),
         Command::Port(PortCommand::Show { name, output }) => show::port(&socket, &name, output),

@@ -1,0 +1,293 @@
+//! `ringway demo --vm`: two real Linux guests in QEMU, attached to a data plane in this process.
+//!
+//! [`packages`] gets QEMU, a kernel and the guests' programs; [`initramfs`] packs the guests' file system, whose script
+//! (init.sh) does the talking; [`qemu`] runs them. One guest serves iperf3, the other pings and measures.
+
+mod initramfs;
+mod packages;
+mod progress;
+mod qemu;
+
+use super::DemoOptions;
+use super::facts::{drawing, fdb_table, mac_text, port_table};
+use super::narrate::Narrator;
+use super::place::Place;
+use crate::api::Plane as _;
+use crate::api::view::{FdbView, PortView, Status};
+use crate::config::resolved::{
+    AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, PortConfig, Profile, SocketRole,
+    SwitchConfig, WorkerMode, WorkersConfig,
+};
+use crate::plane::{self, Plane};
+use anyhow::{Context, Result, bail, ensure};
+use packages::Packages;
+use qemu::{Accelerator, GuestSpec, QemuGuest, boot_limit};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SWITCH: &str = "lan";
+/// Name, last byte of the MAC address, address, peer, role.
+const GUESTS: [(&str, u8, &str, &str, &str); 2] =
+    [("alice", 1, "10.77.0.1", "10.77.0.2", "client"), ("bob", 2, "10.77.0.2", "10.77.0.1", "server")];
+/// Longest time between two of the client's marks: a ping, or two tries of a measurement.
+const MEASURE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the VM demo found out.
+#[derive(Debug, Default, Serialize)]
+struct VmFacts {
+    passed: bool,
+    elapsed_ms: u64,
+    accelerator: &'static str,
+    kernel: String,
+    boot_ms: u64,
+    ping: Option<PingSummary>,
+    iperf3: Vec<Measure>,
+    status: Option<Status>,
+    ports: Vec<PortView>,
+    fdb: Vec<FdbView>,
+}
+
+/// The summary of `ping`.
+#[derive(Debug, PartialEq, Serialize)]
+struct PingSummary {
+    sent: u32,
+    received: u32,
+    min_ms: f64,
+    avg_ms: f64,
+    max_ms: f64,
+}
+
+/// The receiver's line of `iperf3`.
+#[derive(Debug, Serialize)]
+struct Measure {
+    from: &'static str,
+    to: &'static str,
+    mbit_per_s: f64,
+}
+
+/// Runs the VM demo.
+pub(super) fn run(options: &DemoOptions) -> Result<()> {
+    let narrator = Narrator::new(options.json);
+    narrator.text(format_args!("ringway {}: two QEMU guests, one switch\n", env!("CARGO_PKG_VERSION")));
+    let columns = GUESTS.map(|(name, last, address, ..)| (name, address.to_owned(), mac_text(mac(last))));
+    narrator.text(drawing(&columns, SWITCH));
+    let cache = options.cache.clone().map_or_else(cache_dir, Ok)?;
+    let packages = Packages::ensure(&cache, &narrator)?;
+
+    let place = Place::new()?;
+    let initramfs = place.path().join("initramfs.cpio");
+    std::fs::write(&initramfs, initramfs::build(&packages)?).context("writing the guests' file system")?;
+    let plane = plane::start(&config(place.path())).context("starting the data plane")?;
+    let kvm_memo = cache.join("kvm-runs-no-guest");
+    let mut demo = VmDemo { narrator, packages, plane, initramfs, kvm_memo, facts: VmFacts::default() };
+    let outcome = demo.play(place.path());
+    demo.plane.stop();
+    demo.facts.elapsed_ms = demo.narrator.elapsed_ms();
+    demo.facts.passed = outcome.is_ok();
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&demo.facts)?);
+    }
+    outcome?;
+    demo.narrator.step("done", "two unmodified Linux guests talked through Ringway");
+    Ok(())
+}
+
+/// The user's cache directory for this program.
+fn cache_dir() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache")?.join("ringway"))
+}
+
+fn mac(last: u8) -> [u8; 6] {
+    [0x52, 0x54, 0, 0x77, 1, last]
+}
+
+fn socket(place: &Path, name: &str) -> PathBuf {
+    place.join(format!("{name}.sock"))
+}
+
+fn config(place: &Path) -> Config {
+    let port = |(name, last, ..): &(&str, u8, &str, &str, &str)| PortConfig {
+        name: (*name).into(),
+        switch: SWITCH.into(),
+        attach: Attach::VhostUser { socket: socket(place, name), role: SocketRole::Server, queue_pairs: 1 },
+        mac: Some(mac(*last)),
+        mtu: None,
+        profile: Profile::Open,
+        offloads: true,
+    };
+    Config {
+        control: ControlConfig { socket: place.join("control.sock"), http: None },
+        workers: WorkersConfig { mode: WorkerMode::Pool { threads: 1 }, cpus: Vec::new() },
+        switches: vec![SwitchConfig {
+            name: SWITCH.into(),
+            ageing: AGEING_DEFAULT,
+            entries_max: FDB_ENTRIES_DEFAULT,
+        }],
+        ports: GUESTS.iter().map(port).collect(),
+    }
+}
+
+/// No guest began to run: another accelerator may do.
+#[derive(Debug, thiserror::Error)]
+#[error("no guest boots under {}", .0.name())]
+struct NotBooted(Accelerator);
+
+struct VmDemo {
+    narrator: Narrator,
+    packages: Packages,
+    plane: Arc<Plane>,
+    initramfs: PathBuf,
+    kvm_memo: PathBuf,
+    facts: VmFacts,
+}
+
+impl VmDemo {
+    fn play(&mut self, place: &Path) -> Result<()> {
+        let begun = Instant::now();
+        let mut guests = self.boot(place)?;
+        self.facts.boot_ms = begun.elapsed().as_millis() as u64;
+        // The server speaks no more; the client does everything.
+        let client = guests.first_mut().context("no guests")?;
+        self.measure(client)?;
+        self.look();
+        Ok(())
+    }
+
+    /// Boots the guests with the first accelerator with which the first line comes.
+    fn boot(&mut self, place: &Path) -> Result<Vec<QemuGuest>> {
+        let mut failure = None;
+        for &accelerator in Accelerator::candidates(&self.kvm_memo) {
+            self.narrator.step("boot", format_args!("two guests under {}", accelerator.name()));
+            self.facts.accelerator = accelerator.name();
+            match self.boot_with(place, accelerator) {
+                Ok(guests) => return Ok(guests),
+                Err(fault) => {
+                    let Some(silent) = fault.downcast_ref::<NotBooted>() else { return Err(fault) };
+                    self.narrator.step("boot", format_args!("no guest boots under {}", silent.0.name()));
+                    if silent.0 == Accelerator::Kvm {
+                        Accelerator::remember_failure(&self.kvm_memo);
+                    }
+                    failure = Some(fault);
+                }
+            }
+        }
+        Err(failure.context("there is no accelerator")?)
+    }
+
+    fn boot_with(&mut self, place: &Path, accelerator: Accelerator) -> Result<Vec<QemuGuest>> {
+        let (kernel, _) = self.packages.kernel()?;
+        let mut guests = Vec::new();
+        for (name, last, address, peer, role) in GUESTS {
+            let mac = mac_text(mac(last));
+            let spec = GuestSpec { name, mac, address, peer, role, socket: socket(place, name) };
+            guests.push(QemuGuest::start(&self.packages, accelerator, &spec, &kernel, &self.initramfs)?);
+        }
+        let spinner = progress::spinner("booting");
+        let deadline = Instant::now() + boot_limit(accelerator);
+        for guest in &mut guests {
+            let (_, mark) = guest.next_mark(deadline).context(NotBooted(accelerator))?;
+            let kernel = mark.strip_prefix("booted ").unwrap_or(&mark);
+            spinner.suspend(|| self.narrator.step("booted", format_args!("{}: {kernel}", guest.name)));
+            self.facts.kernel = kernel.to_owned();
+        }
+        // They run; what is left depends on the network, and no other accelerator would help it.
+        let deadline = Instant::now() + boot_limit(Accelerator::Tcg);
+        for guest in &mut guests {
+            let (_, mark) = guest.next_mark(deadline)?;
+            let mac = mark.strip_prefix("up ").unwrap_or(&mark);
+            spinner.suspend(|| self.narrator.step("up", format_args!("{}: eth0 {mac}", guest.name)));
+        }
+        spinner.finish_and_clear();
+        Ok(guests)
+    }
+
+    fn measure(&mut self, client: &mut QemuGuest) -> Result<()> {
+        let (from, to) = (GUESTS[0].0, GUESTS[1].0);
+        let (_, mut mark) = client.next_mark(Instant::now() + MEASURE_LIMIT)?;
+        while mark != "done" {
+            let spinner = progress::spinner(mark.strip_prefix("begin ").unwrap_or(&mark));
+            let (lines, next) = client.next_mark(Instant::now() + MEASURE_LIMIT)?;
+            spinner.finish_and_clear();
+            let (title, outcome) = match mark.as_str() {
+                "begin ping" => (format!("{from} → {to}"), self.note_ping(&lines)),
+                "begin iperf3" => (format!("{from} → {to}"), self.note_iperf3(&lines, from, to)),
+                "begin iperf3-R" => (format!("{to} → {from}"), self.note_iperf3(&lines, to, from)),
+                _ => (from.to_owned(), Ok(())),
+            };
+            let word = mark.strip_prefix("begin ").unwrap_or(&mark).trim_end_matches("-R");
+            self.narrator.step(word, title);
+            for line in lines.iter().filter(|line| !line.is_empty()) {
+                self.narrator.text(format_args!("{:>24}{line}", ""));
+            }
+            outcome?;
+            mark = next;
+        }
+        Ok(())
+    }
+
+    fn note_ping(&mut self, lines: &[String]) -> Result<()> {
+        let summary = ping_summary(lines).context("ping said nothing that can be read")?;
+        let lost = summary.sent - summary.received;
+        self.facts.ping = Some(summary);
+        ensure!(lost == 0, "{lost} pings were lost");
+        Ok(())
+    }
+
+    fn note_iperf3(&mut self, lines: &[String], from: &'static str, to: &'static str) -> Result<()> {
+        let Some(mbit_per_s) = lines.iter().find_map(|line| receiver_rate(line)) else {
+            bail!("iperf3 did not finish");
+        };
+        self.facts.iperf3.push(Measure { from, to, mbit_per_s });
+        Ok(())
+    }
+
+    fn look(&mut self) {
+        self.facts.status = Some(self.plane.status());
+        self.facts.ports = self.plane.ports();
+        self.facts.fdb = self.plane.fdb(Some(SWITCH));
+        self.narrator.text(format_args!("\nPorts\n{}", port_table(&self.facts.ports)));
+        self.narrator.text(format_args!("FDB\n{}", fdb_table(&self.facts.fdb)));
+    }
+}
+
+/// Reads busybox's `10 packets transmitted, 10 packets received, ..` and `round-trip min/avg/max = a/b/c ms`.
+fn ping_summary(lines: &[String]) -> Option<PingSummary> {
+    let counts = lines.iter().find(|line| line.contains("packets transmitted"))?;
+    let mut numbers =
+        counts.split(", ").filter_map(|part| part.split_whitespace().next()?.parse::<u32>().ok());
+    let (sent, received) = (numbers.next()?, numbers.next()?);
+    let times =
+        lines.iter().find_map(|line| line.split_once("min/avg/max = ")).map_or("0/0/0 ms", |pair| pair.1);
+    let mut times = times.trim_end_matches(" ms").split('/').filter_map(|time| time.parse::<f64>().ok());
+    let received = received.min(sent);
+    Some(PingSummary { sent, received, min_ms: times.next()?, avg_ms: times.next()?, max_ms: times.next()? })
+}
+
+/// The rate in a line like `[  5]   0.00-3.00   sec   410 MBytes  1147 Mbits/sec                  receiver`.
+fn receiver_rate(line: &str) -> Option<f64> {
+    let before = line.trim_end().strip_suffix("receiver")?.split_once(" Mbits/sec")?.0;
+    before.split_whitespace().last()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guests_programs_say_is_read() {
+        let lines = [
+            "10 packets transmitted, 10 packets received, 0% packet loss",
+            "round-trip min/avg/max = 0.5/0.75/2.0 ms",
+        ]
+        .map(str::to_owned);
+        let summary = PingSummary { sent: 10, received: 10, min_ms: 0.5, avg_ms: 0.75, max_ms: 2.0 };
+        assert_eq!(ping_summary(&lines), Some(summary));
+        let line = "[  5]   0.00-3.01   sec   410 MBytes  1147 Mbits/sec                  receiver";
+        assert_eq!(receiver_rate(line), Some(1147.0));
+        assert_eq!(receiver_rate(&line.replace("receiver", "sender")), None);
+    }
+}
