@@ -98,7 +98,9 @@ fn run_all(selected: &[&Test]) -> anyhow::Result<Vec<&'static str>> {
         match outcome {
             Ok(()) => println!("test {} ... ok ({seconds:.1} s)", test.name),
             Err(error) => {
-                println!("{error:?}");
+                for (depth, cause) in error.chain().enumerate() {
+                    println!("    {}{cause}", "  ".repeat(depth));
+                }
                 println!("    after {seconds:.1} s");
                 println!("test {} ... FAILED", test.name);
                 failures.push(test.name);

@@ -128,7 +128,7 @@ impl Ringway {
     /// Runs a command of the binary against this instance, with `--json`, and reads what it prints.
     pub fn ask(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let mut command = Command::new(&self.binary);
-        command.arg("--socket").arg(self.control()).arg("--json").args(arguments);
+        command.arg("--socket").arg(self.control()).args(arguments).arg("--json");
         let text = process::output(&mut command)?;
         serde_json::from_str(&text).with_context(|| format!("ringway {}: {text}", arguments.join(" ")))
     }

@@ -123,7 +123,11 @@ impl Pair {
             "dd if=/dev/urandom of=/tmp/file bs=1M count={FILE_MB} 2>/dev/null; sha256sum < /tmp/file"
         );
         let sent = from.must(&command)?;
-        to.begin("nc -l -p 7000 > /tmp/file.in; sha256sum < /tmp/file.in")?;
+        // A server whose input is at its end would close its half of the connection, and the client with it.
+        to.begin(
+            "[ -p /tmp/hold ] || mkfifo /tmp/hold; exec 3<>/tmp/hold; nc -l -p 7000 <&3 >/tmp/file.in; \
+             sha256sum < /tmp/file.in",
+        )?;
         from.must_within(
             &format!("for i in $(seq 50); do nc 10.0.0.{number} 7000 < /tmp/file && exit 0; sleep 0.1; done; exit 1"),
             TRANSFER_LIMIT,
