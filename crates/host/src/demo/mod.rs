@@ -9,6 +9,7 @@
 
 mod facts;
 mod guest;
+mod interrupt;
 mod narrate;
 mod nic;
 mod pattern;
@@ -39,5 +40,6 @@ pub struct DemoOptions {
 /// # Errors
 /// Anything that did not go as it should, after everything that could be found out has been printed.
 pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
+    interrupt::watch()?;
     if options.vm { vm::run(options) } else { scenario::run(options) }
 }

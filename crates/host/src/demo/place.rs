@@ -1,5 +1,6 @@
 //! A directory of our own for sockets, gone when the demo is.
 
+use super::interrupt;
 use anyhow::{Context, Result};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,7 +17,10 @@ impl Place {
         for attempt in 0..100 {
             let path = parent.join(format!("ringway-demo-{pid}-{attempt}"));
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
+                Ok(()) => {
+                    interrupt::add_dir(&path);
+                    return Ok(Self(path));
+                }
                 Err(fault) if fault.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(fault) => return Err(fault).with_context(|| format!("making {}", path.display())),
             }
@@ -33,6 +37,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         // Left behind at worst: a few sockets in the directory for temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
+        interrupt::forget_dir(&self.0);
     }
 }
 

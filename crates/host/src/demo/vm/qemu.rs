@@ -1,5 +1,6 @@
 //! One QEMU guest of the demo: its process, and the lines of its serial console.
 
+use super::super::interrupt;
 use super::packages::Packages;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Read};
@@ -89,6 +90,7 @@ impl QemuGuest {
         let mut command = command(packages, accelerator, spec, kernel, initramfs)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().with_context(|| format!("starting QEMU for {}", spec.name))?;
+        interrupt::add_child(process.id());
         let (sender, lines) = mpsc::channel();
         if let Some(stdout) = process.stdout.take() {
             read_lines(stdout, sender.clone());
@@ -142,6 +144,7 @@ impl QemuGuest {
 
 impl Drop for QemuGuest {
     fn drop(&mut self) {
+        interrupt::forget_child(self.process.id());
         // Its own process, by its handle; one that has ended already needs nothing.
         let _ = self.process.kill();
         let _ = self.process.wait();
