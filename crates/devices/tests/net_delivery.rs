@@ -29,8 +29,12 @@ struct Guest {
 
 impl Guest {
     fn new(ring: RingFeatures) -> Self {
+        Self::with_size(ring, QUEUE)
+    }
+
+    fn with_size(ring: RingFeatures, size: u16) -> Self {
         let memory = Arc::new(GuestMemory::anonymous(GuestAddr(0), MEMORY).unwrap());
-        let size = QueueSize::try_from(QUEUE).unwrap();
+        let size = QueueSize::try_from(size).unwrap();
         let (driver, setup) = DriverQueue::setup(&memory, GuestAddr(4096), size, ring, None).unwrap();
         let start = RingState { avail: 0, avail_wrap: true, used: 0, used_wrap: true };
         let device = DeviceQueue::new(&memory, &setup, start).unwrap();
@@ -195,6 +199,18 @@ fn more_buffers_than_are_popped_at_once() {
     assert_eq!(done, plain(bytes.len()));
     let whole: Vec<u8> = guest.used().into_iter().flat_map(|(_, bytes)| bytes).collect();
     assert_eq!(whole, [header(200), bytes].concat());
+}
+
+#[test]
+fn a_frame_does_not_walk_thousands_of_tiny_buffers() {
+    let mut guest = Guest::with_size(RingFeatures::default(), 4096);
+    (0..2000).for_each(|_| guest.post(&[12]));
+    let (long, short) = (frame(12 * 1025), frame(12 * 1023));
+    let frames = [&long, &short].map(|bytes| Frame::private(bytes, Offload::None));
+    let done = guest.deliver(&rules(MERGEABLE), &frames).unwrap();
+    assert_eq!(done, Delivered { frames: 1, bytes: short.len() as u64, too_long: 1, no_buffers: 0 });
+    let whole: Vec<u8> = guest.used().into_iter().flat_map(|(_, bytes)| bytes).collect();
+    assert_eq!(whole, [header(1024), short].concat());
 }
 
 #[test]

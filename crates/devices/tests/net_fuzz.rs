@@ -1,4 +1,4 @@
-//! The fuzz targets' entries over everything that ever crashed one, and over random and shaped inputs.
+//! The fuzz targets' entries over kept inputs (among them all that ever crashed one), and over random and shaped inputs.
 
 mod fuzz_entry;
 

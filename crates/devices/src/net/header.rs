@@ -100,17 +100,19 @@ impl HeaderFormat {
     #[inline]
     pub fn emit(self, header: &NetHeader) -> [u8; HEADER_LEN_MAX] {
         let word = |value: u16| match self.endian {
-            Endian::Little => value.to_le_bytes(),
-            Endian::Big => value.to_be_bytes(),
+            Endian::Little => u64::from(value),
+            Endian::Big => u64::from(value.swap_bytes()),
         };
+        // Two whole words: bytes stored one by one cannot be loaded together again at once.
+        let low = u64::from(header.flags)
+            | u64::from(header.gso_type) << 8
+            | word(header.hdr_len) << 16
+            | word(header.gso_size) << 32
+            | word(header.csum_start) << 48;
+        let high = word(header.csum_offset) | word(header.num_buffers) << 16;
         let mut bytes = [0; HEADER_LEN_MAX];
-        bytes[0] = header.flags;
-        bytes[1] = header.gso_type;
-        bytes[2..4].copy_from_slice(&word(header.hdr_len));
-        bytes[4..6].copy_from_slice(&word(header.gso_size));
-        bytes[6..8].copy_from_slice(&word(header.csum_start));
-        bytes[8..10].copy_from_slice(&word(header.csum_offset));
-        bytes[10..12].copy_from_slice(&word(header.num_buffers));
+        bytes[..8].copy_from_slice(&low.to_le_bytes());
+        bytes[8..].copy_from_slice(&(high as u32).to_le_bytes());
         bytes
     }
 }

@@ -20,6 +20,10 @@ use virtqueue::{Burst, DeviceQueue, DriverFault, Endian};
 /// Chains popped at once at most when a frame needs more of them.
 const POP_MAX: usize = 64;
 
+/// Buffers that one frame fills at most: frames for buffers of 64 bytes still arrive, and a driver that posts
+/// thousands of tiny ones cannot make a burst walk all of them.
+pub const BUFFERS_MAX: usize = 1024;
+
 /// What was agreed with a driver about the frames that it receives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReceiveRules {
@@ -64,7 +68,8 @@ pub struct Delivered {
     pub bytes: u64,
     /// Frames dropped because the driver had no buffers.
     pub no_buffers: u32,
-    /// Frames dropped because they are longer than the driver's next buffer, which it cannot merge.
+    /// Frames dropped because they are longer than the driver's next buffer, which cannot be merged, or than
+    /// [`BUFFERS_MAX`] of them.
     pub too_long: u32,
 }
 
@@ -179,7 +184,10 @@ impl Filler<'_, '_> {
         if !self.rules.mergeable || (room as usize) < header_len {
             return Placed::TooLong;
         }
-        let Some(count) = self.gather(total) else { return Placed::NoBuffers };
+        let count = match self.gather(total) {
+            Ok(count) => count,
+            Err(placed) => return placed,
+        };
         let header = self.rules.header(frame, count as u16);
         let (mut source, mut left, mut skip) = (Source::new(frame), total, header_len);
         for index in 0..count {
@@ -196,22 +204,25 @@ impl Filler<'_, '_> {
         Placed::Delivered
     }
 
-    /// How many of the next chains hold `total` bytes; pops more as needed. `None` when there are not enough.
-    fn gather(&mut self, total: u32) -> Option<usize> {
+    /// How many of the next chains hold `total` bytes; pops more as needed. When there are not enough, why the
+    /// frame is not delivered.
+    fn gather(&mut self, total: u32) -> Result<usize, Placed> {
         let (mut count, mut room) = (0, 0u64);
-        loop {
-            for chain in &self.burst.chains()[count..] {
-                (count, room) = (count + 1, room + u64::from(chain.writable_len()));
-                if room >= u64::from(total) {
-                    return Some(count);
+        while count < BUFFERS_MAX {
+            if count == self.burst.len() {
+                let missing = u64::from(total) - room;
+                let each = (room / count.max(1) as u64).max(1);
+                if self.pop(missing.div_ceil(each).min(POP_MAX as u64) as usize) == 0 {
+                    return Err(Placed::NoBuffers);
                 }
             }
-            let missing = u64::from(total) - room;
-            let each = (room / count.max(1) as u64).max(1);
-            if self.pop(missing.div_ceil(each).min(POP_MAX as u64) as usize) == 0 {
-                return None;
+            let Some(chain) = self.burst.chains().get(count) else { return Err(Placed::NoBuffers) };
+            (count, room) = (count + 1, room + u64::from(chain.writable_len()));
+            if room >= u64::from(total) {
+                return Ok(count);
             }
         }
+        Err(Placed::TooLong)
     }
 
     /// Pops up to `max` more chains. A fault is kept by the queue, for the next burst to meet.
@@ -228,13 +239,15 @@ impl Filler<'_, '_> {
     }
 }
 
-/// Writes header and frame to the beginning of `target`, which has room for both.
+/// Writes header (10 or 12 bytes) and frame to the beginning of `target`, which has room for both.
 #[inline]
 fn write_whole(header: &[u8], frame: &Frame<'_>, target: &[MemSlice<'_>]) {
     let front = header.len() + frame.head.len();
     match target.first() {
         Some(first) if first.len() >= front => {
-            first.write(header);
+            let (low, high) = header.split_at(8);
+            first.write(low);
+            first.split_at(8).1.write(high);
             first.split_at(header.len()).1.write(frame.head);
         }
         _ => {

@@ -2,7 +2,7 @@
 
 use super::features::Acknowledged;
 use super::frame::{FRAME_LEN_MAX, FRAME_LEN_MIN, Frame};
-use super::header::{GSO_NONE, HEADER_LEN_MAX, HeaderFormat};
+use super::header::{GSO_NONE, HEADER_LEN_MAX, HeaderFormat, NetHeader};
 use super::offload::{Accepts, HeaderFault, Offload, validate};
 use guestmem::{MemSlice, read_segments};
 use virtqueue::{Burst, Chain, Endian};
@@ -31,6 +31,7 @@ impl TransmitRules {
 
 /// Opens the frame in `chain`. The caller completes the chain in any case, with zero bytes written: after the
 /// frame was delivered, or at once when this fails.
+#[inline]
 pub fn open<'a>(
     rules: &TransmitRules,
     burst: &'a Burst<'_>,
@@ -41,6 +42,7 @@ pub fn open<'a>(
 }
 
 /// Opens the frame in a list of `len` bytes: virtio header, then frame, split over segments in any way.
+#[inline]
 pub fn open_segments<'a>(
     rules: &TransmitRules,
     segments: &'a [MemSlice<'a>],
@@ -55,20 +57,34 @@ pub fn open_segments<'a>(
     if frame_len > FRAME_LEN_MAX {
         return Err(HeaderFault::Oversize);
     }
-    let mut copied = read_segments(segments, 0, &mut head[..HEAD_COPY.min(len as usize)]);
+    let copied = read_segments(segments, 0, &mut head[..HEAD_COPY.min(len as usize)]);
     let mut bytes = [0; HEADER_LEN_MAX];
     bytes.copy_from_slice(&head[..HEADER_LEN_MAX]);
     let header = rules.format.parse(&bytes);
-    let mut offload = Offload::None;
     if header.flags != 0 || header.gso_type != GSO_NONE {
-        if len as usize > HEAD_COPY {
-            let more = head.len().min(len as usize);
-            copied += read_segments(segments, HEAD_COPY, &mut head[HEAD_COPY..more]);
-        }
-        let packet = head.get(header_len..copied).ok_or(HeaderFault::Runt)?;
-        offload = validate(&header, packet, frame_len, rules.accepts)?;
+        return open_offload(rules, segments, len, head, &header);
     }
     let head = head.get(header_len..copied).ok_or(HeaderFault::Runt)?;
+    Ok(Frame { head, rest: segments, skip: copied as u32, len: frame_len, offload: Offload::None })
+}
+
+/// The rest of [`open_segments`] for a frame that something is asked for: all headers are needed.
+fn open_offload<'a>(
+    rules: &TransmitRules,
+    segments: &'a [MemSlice<'a>],
+    len: u32,
+    head: &'a mut HeadBuffer,
+    header: &NetHeader,
+) -> Result<Frame<'a>, HeaderFault> {
+    let header_len = rules.format.len();
+    let frame_len = len - header_len as u32;
+    let end = head.len().min(len as usize);
+    let mut copied = HEAD_COPY.min(end);
+    if end > copied {
+        copied += read_segments(segments, copied, &mut head[copied..end]);
+    }
+    let head = head.get(header_len..copied).ok_or(HeaderFault::Runt)?;
+    let offload = validate(header, head, frame_len, rules.accepts)?;
     Ok(Frame { head, rest: segments, skip: copied as u32, len: frame_len, offload })
 }
 
