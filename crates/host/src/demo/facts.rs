@@ -116,12 +116,6 @@ fn rounded(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// A MAC address as people write it.
-pub(super) fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-}
-
 /// The demo's topology: each guest in a column above its port.
 pub(super) fn drawing(guests: &[(&str, String, String)], switch: &str) -> String {
     const WIDTH: usize = 23;

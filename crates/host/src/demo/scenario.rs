@@ -4,14 +4,14 @@
 
 use super::DemoOptions;
 use super::facts::{
-    BroadcastFact, Facts, GuestFact, PingFact, ResolveFact, StreamFact, drawing, fdb_table, mac_text,
-    port_table,
+    BroadcastFact, Facts, GuestFact, PingFact, ResolveFact, StreamFact, drawing, fdb_table, port_table,
 };
 use super::guest::{Guest, Identity};
 use super::narrate::Narrator;
 use super::place::Place;
 use super::task::{Listen, Ping, PingReport, ReceiveStream, SendStream, Shout};
 use crate::api::Plane as _;
+use crate::config::mac_text;
 use crate::config::resolved::{
     AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, PortConfig, Profile, SocketRole,
     SwitchConfig, WorkerMode, WorkersConfig,

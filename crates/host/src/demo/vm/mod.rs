@@ -9,11 +9,12 @@ mod progress;
 mod qemu;
 
 use super::DemoOptions;
-use super::facts::{drawing, fdb_table, mac_text, port_table};
+use super::facts::{drawing, fdb_table, port_table};
 use super::narrate::Narrator;
 use super::place::Place;
 use crate::api::Plane as _;
 use crate::api::view::{FdbView, PortView, Status};
+use crate::config::mac_text;
 use crate::config::resolved::{
     AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, PortConfig, Profile, SocketRole,
     SwitchConfig, WorkerMode, WorkersConfig,

@@ -26,6 +26,8 @@ const STAMP: &str =
 /// Where libraries are, below a root.
 const LIBRARY_DIRS: [&str; 4] =
     ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/pulseaudio", "usr/lib64"];
+/// Lines of apt-get's complaint that are shown.
+const COMPLAINT_LINES_MAX: usize = 3;
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// The unpacked packages, over what the host has.
@@ -190,16 +192,19 @@ impl Apt {
     fn fetch(&self, narrator: &Narrator) -> Result<Vec<PathBuf>> {
         narrator.step("packages", "reading Debian's package lists");
         let spinner = progress::spinner("apt-get update");
-        let updated = self.run(&mut self.command("apt-get", &["-q", "update"]));
+        let updated = self.output(&mut self.command("apt-get", &["-q", "update"]));
         spinner.finish_and_clear();
-        updated.context("reading the package lists")?;
+        // A source that cannot be read is only a warning here; it matters if something is missing later.
+        let complaint = updated?.1.lines().take(COMPLAINT_LINES_MAX).collect::<Vec<_>>().join("; ");
+        let missing =
+            || format!("looking in this host's package sources; apt-get update said \"{complaint}\"");
 
         let install = |mode: &'static str| {
             let mut arguments = vec!["-q", "-y", mode, "install"];
             arguments.extend(PACKAGES);
             self.command("apt-get", &arguments)
         };
-        let kernels = self.kernel_parts()?;
+        let kernels = self.kernel_parts().with_context(missing)?;
         let download = |mode: Option<&'static str>| {
             let mut arguments = vec!["-q"];
             arguments.extend(mode);
@@ -210,7 +215,7 @@ impl Apt {
             command
         };
 
-        let mut wanted = uris(&self.run(&mut install("--print-uris")).context("asking what is missing")?);
+        let mut wanted = uris(&self.run(&mut install("--print-uris")).with_context(missing)?);
         wanted.extend(uris(&self.run(&mut download(Some("--print-uris")))?));
         let total: u64 = wanted.iter().map(|(_, size)| size).sum();
         narrator.step("packages", format_args!("{} packages, {:.0} MB", wanted.len(), total as f64 / 1e6));
@@ -263,11 +268,18 @@ impl Apt {
         command
     }
 
+    /// What a command printed; what it complained of, if it failed, is the error.
     fn run(&self, command: &mut Command) -> Result<String> {
+        let (text, complaint, passed) = self.output(command)?;
+        ensure!(passed, "{}", complaint.trim());
+        Ok(text)
+    }
+
+    /// What a command printed and complained of, and whether it succeeded.
+    fn output(&self, command: &mut Command) -> Result<(String, String, bool)> {
         let output = command.stdin(Stdio::null()).output().context("running apt")?;
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: {}", output.status, complaint.trim());
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((text(&output.stdout), text(&output.stderr), output.status.success()))
     }
 }
 
