@@ -76,6 +76,7 @@ pub(super) struct GuestPort {
     /// What every front-end of this port is offered.
     pub(super) offered: Offered,
     /// What the session knows, for people.
+    /// Never held together with a queue's lock.
     pub(super) facts: Mutex<Facts>,
     pub(super) control_stats: QueueStats,
 }

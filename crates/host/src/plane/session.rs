@@ -189,14 +189,11 @@ impl<'s> Connection<'s> {
         }
         for index in 0..self.queues.len() as u16 {
             let Some((slot, _)) = self.guest.slot(index) else { continue };
-            let guard = slot.lock();
-            let Some(live) = guard.as_ref() else { continue };
-            if let Some(fault) = live.queue.fault() {
-                let text = format!("queue {index} retired: {fault}");
-                if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
-                    tracing::warn!(port = self.serving.port.config.name, "{text}");
-                    live.report_error();
-                }
+            let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
+            let text = format!("queue {index} retired: {fault}");
+            if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
+                tracing::warn!(port = self.serving.port.config.name, "{text}");
+                slot.lock().iter().for_each(Live::report_error);
             }
         }
         self.guest.count_ready();

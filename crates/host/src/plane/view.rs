@@ -97,12 +97,13 @@ fn view(port: &Port) -> PortView {
     };
     let (features, mtu, fault, queues) = match &port.attachment {
         Attachment::Guest(guest) => {
+            let queues = queue_views(guest);
             let facts = guest.facts.lock();
             let features = FeaturesView {
                 offered: guest.offered.names().map(String::from).collect(),
                 acknowledged: facts.acknowledged.iter().map(|name| String::from(*name)).collect(),
             };
-            (features, facts.mtu, facts.fault.clone(), queue_views(guest))
+            (features, facts.mtu, facts.fault.clone(), queues)
         }
         Attachment::Tap(_) => (FeaturesView::default(), None, None, Vec::new()),
     };
