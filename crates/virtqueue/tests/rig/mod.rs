@@ -1,5 +1,5 @@
 //! What the tests of this crate share: a guest with a ring, data buffers, and a source of randomness.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use guestmem::{FrontendAddr, GuestAddr, GuestMemory, Mapping, Region, RegionHint};
 use std::sync::Arc;
