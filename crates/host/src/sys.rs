@@ -72,17 +72,28 @@ pub(crate) fn set_tap_offloads(queue: &File) -> io::Result<TapOffloads> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Sets the MTU (bytes, if given) of the interface `name` and brings it up.
+/// Sets the MTU (bytes) and the address of the interface `name` where they are given, and brings it up.
 ///
 /// # Errors
 /// The kernel's: no such interface, no permission, an MTU it does not accept.
-pub(crate) fn bring_up(name: &str, mtu: Option<u16>) -> io::Result<()> {
+pub(crate) fn bring_up(name: &str, mtu: Option<u16>, mac: Option<[u8; 6]>) -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     let mut request = interface_request(name)?;
     if let Some(mtu) = mtu {
         request.ifr_ifru.ifru_mtu = mtu.into();
         // SAFETY: `request` is a valid ifreq that outlives the call.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw const request) })?;
+    }
+    if let Some(mac) = mac {
+        // SAFETY: an all-zero sockaddr is a valid value.
+        let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
+        address.sa_family = libc::ARPHRD_ETHER;
+        for (to, from) in address.sa_data.iter_mut().zip(mac) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_hwaddr = address;
+        // SAFETY: `request` is a valid ifreq that outlives the call.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request) })?;
     }
     // SAFETY: as above; the kernel writes the flags into the union.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;

@@ -150,7 +150,7 @@ impl Plane {
                 (Attachment::Guest(GuestPort::new(*queue_pairs, offered(port))?), Some(endpoint))
             }
             Attach::Tap { name, queues } => {
-                let tap = TapPort::open(name, *queues, port.mtu, port.offloads);
+                let tap = TapPort::open(name, *queues, port);
                 (Attachment::Tap(tap.with_context(|| format!("tap {name}"))?), None)
             }
         };

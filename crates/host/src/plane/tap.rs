@@ -1,6 +1,7 @@
 //! A tap interface of the host as a port: frames with virtio-net headers, one system call each way and frame.
 
 use super::port::QueueStats;
+use crate::config::resolved::PortConfig;
 use crate::sys;
 use devices::net::{Accepts, Frame, HeadBuffer, HeaderFormat, TransmitRules};
 use guestmem::{MemSlice, vectored};
@@ -29,13 +30,13 @@ pub(super) struct TapQueue {
 }
 
 impl TapPort {
-    /// Opens (and makes, where it is new) the interface `name`, sets its MTU and brings it up.
-    pub(super) fn open(name: &str, queues: u16, mtu: Option<u16>, offloads: bool) -> io::Result<Self> {
+    /// Opens (and makes, where it is new) the interface `name`, sets its MTU and address and brings it up.
+    pub(super) fn open(name: &str, queues: u16, config: &PortConfig) -> io::Result<Self> {
         let mut accepts = Accepts::empty();
         let mut opened = Vec::new();
         for _ in 0..queues {
             let file = sys::open_tap_queue(name, queues > 1)?;
-            if offloads {
+            if config.offloads {
                 accepts = Accepts::CSUM | Accepts::TSO4 | Accepts::TSO6 | Accepts::ECN | Accepts::DATA_VALID;
                 if sys::set_tap_offloads(&file)?.uso {
                     accepts |= Accepts::USO4 | Accepts::USO6;
@@ -48,7 +49,7 @@ impl TapPort {
                 writing: parking_lot::Mutex::new(()),
             });
         }
-        sys::bring_up(name, mtu)?;
+        sys::bring_up(name, config.mtu, config.mac)?;
         Ok(Self { queues: opened.into(), rules: TransmitRules { format: HeaderFormat::MODERN, accepts } })
     }
 }

@@ -106,7 +106,7 @@ impl Station {
         Self::start(frontend, features)
     }
 
-    fn start(mut frontend: Frontend, features: u64) -> Self {
+    fn start(frontend: Frontend, features: u64) -> Self {
         let file = memfd_create("station", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, RAM).unwrap();
         let mapping = Arc::new(Mapping::file(&file, 0, RAM).unwrap());
