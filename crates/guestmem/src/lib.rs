@@ -15,6 +15,9 @@
 //! **Soundness while the other side writes.** Single words go through atomics. Bulk copies go through
 //! [`copy`](mod@copy): inline assembly (x86-64) or relaxed atomics (elsewhere and under Miri), so the
 //! compiler can assume nothing about the bytes, and no data race in the sense of the language exists.
+// UNSAFETY: the one crate of the data path that may; every block carries its reason.
+#![allow(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn)]
 
 mod addr;
 mod area;

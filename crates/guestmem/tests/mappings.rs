@@ -1,5 +1,6 @@
 //! Real mappings: files with offsets, many regions, and files that shrink under us.
 #![cfg(not(miri))]
+#![allow(unsafe_code)]
 
 use guestmem::{
     FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region, copy_segments,

@@ -5,7 +5,9 @@ mod station;
 use devices::net::Features;
 use ringway::api::view::PortState;
 use rustix::fs::ftruncate;
-use station::{BROADCAST, Lab, MAC_A, MAC_B, MAC_C, Station, connect, exchange, frame, negotiate, plain, table};
+use station::{
+    BROADCAST, Lab, MAC_A, MAC_B, MAC_C, Station, connect, exchange, frame, negotiate, plain, table,
+};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,13 +19,21 @@ const PER_DEVICE: &str = "mode = \"per-device\"";
 #[test]
 fn two_guests_exchange_frames_in_every_mode_and_ring_form() {
     for workers in [POOL, "mode = \"pool\"\nthreads = 2", PER_DEVICE] {
-        for more in [Features::empty(), Features::IN_ORDER, Features::RING_PACKED, Features::RING_PACKED | Features::IN_ORDER] {
+        for more in [
+            Features::empty(),
+            Features::IN_ORDER,
+            Features::RING_PACKED,
+            Features::RING_PACKED | Features::IN_ORDER,
+        ] {
             let lab = Lab::new(workers, &["a", "b"]);
             let mut a = Station::connect(&lab.socket("a"), plain() | more);
             let mut b = Station::connect(&lab.socket("b"), plain() | more);
             exchange(&mut a, &mut b, 500);
             let view = lab.view("a");
-            assert_eq!((view.state, view.counters.from_guest.frames, view.counters.to_guest.frames), (PortState::Running, 500, 500));
+            assert_eq!(
+                (view.state, view.counters.from_guest.frames, view.counters.to_guest.frames),
+                (PortState::Running, 500, 500)
+            );
             assert_eq!(view.counters.drops.len(), 0, "{:?}", view.counters.drops);
             assert_eq!(ringway::api::Plane::fdb(&*lab.plane, Some("lan")).len(), 2);
         }
@@ -88,7 +98,9 @@ fn a_sender_that_outruns_its_receiver_loses_frames_by_name_and_blocks_nobody() {
         a.send(&frame(MAC_C, MAC_A, &round.to_be_bytes(), 60));
         assert_eq!(c.receive().1[14..18], round.to_be_bytes());
     }
-    lab.until("b", |view| view.counters.drops.get("receiver-full") == Some(&(300 - u64::from(station::RING))));
+    lab.until("b", |view| {
+        view.counters.drops.get("receiver-full") == Some(&(300 - u64::from(station::RING)))
+    });
 }
 
 #[test]
@@ -173,14 +185,19 @@ fn a_front_end_that_hangs_up_in_mid_message_is_forgotten() {
 
 #[test]
 fn overlapping_and_absurd_memory_is_refused_by_name() {
-    for (guest, len, words) in [(0x1000, 0x2000, "overlap"), (0x10_0000, 1 << 60, "accepted are 1 byte to"), (u64::MAX - 0xfff, 0x2000, "address space")] {
+    for (guest, len, words) in [
+        (0x1000, 0x2000, "overlap"),
+        (0x10_0000, 1 << 60, "accepted are 1 byte to"),
+        (u64::MAX - 0xfff, 0x2000, "address space"),
+    ] {
         others_do_not_notice(|lab| {
             let mut frontend = connect(&lab.socket("c"));
             negotiate(&mut frontend, plain());
             let file = rustix::fs::memfd_create("m", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
             ftruncate(&file, 0x10_0000).unwrap();
             let mut absurd = table(&file, 0, 0x2000);
-            (absurd.guest_phys_addr, absurd.memory_size, absurd.userspace_addr) = (guest, len, 0x5000_0000_0000);
+            (absurd.guest_phys_addr, absurd.memory_size, absurd.userspace_addr) =
+                (guest, len, 0x5000_0000_0000);
             assert!(frontend.set_mem_table(&[table(&file, 0, 0x2000), absurd]).is_err());
             fault_contains(lab, words);
         });
@@ -254,7 +271,8 @@ fn what_the_receiver_did_not_agree_to_is_done_in_software() {
         let (header, frame) = b.receive();
         assert_eq!((header[0], header[1]), (0, 0), "nothing is left to the receiver");
         let sliced = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
-        let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Tcp(tcp))) = (sliced.net, sliced.transport)
+        let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Tcp(tcp))) =
+            (sliced.net, sliced.transport)
         else {
             panic!("no TCP over IPv4");
         };

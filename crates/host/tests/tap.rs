@@ -31,24 +31,38 @@ fn next_of(station: &mut Station, ethertype: u16) -> (Vec<u8>, Vec<u8>) {
 
 /// One tap with `queues` queues and one guest with `features`: ARP, then UDP both ways with checksums left unfinished.
 fn guest_and_kernel_talk(queues: u16, features: Features) {
-    let tap = format!("[port.host]\nswitch = \"lan\"\nmac = \"02:00:00:00:00:77\"\ntap = {{ name = \"rwt{queues}\", queues = {queues} }}\n");
+    let tap = format!(
+        "[port.host]\nswitch = \"lan\"\nmac = \"02:00:00:00:00:77\"\ntap = {{ name = \"rwt{queues}\", queues = {queues} }}\n"
+    );
     let lab = Lab::with("mode = \"pool\"\nthreads = 1", &(Lab::port("a", "") + &tap));
-    let configured = Command::new("ip").args(["addr", "add", "10.9.0.1/24", "dev", &format!("rwt{queues}")]).status();
+    let configured =
+        Command::new("ip").args(["addr", "add", "10.9.0.1/24", "dev", &format!("rwt{queues}")]).status();
     assert!(configured.unwrap().success());
     let mut guest = Station::connect(&lab.socket("a"), plain() | features);
 
     guest.send(&arp(1, [0; 6], BROADCAST));
     let (_, reply) = next_of(&mut guest, 0x0806);
-    assert_eq!((&reply[..6], &reply[6..12], reply[21], &reply[28..32]), (&MAC_A[..], &TAP_MAC[..], 2, &HOST[..]));
+    assert_eq!(
+        (&reply[..6], &reply[6..12], reply[21], &reply[28..32]),
+        (&MAC_A[..], &TAP_MAC[..], 2, &HOST[..])
+    );
 
     // The guest leaves the checksum to us: the field holds the pseudo-header's sum only.
     let socket = UdpSocket::bind("10.9.0.1:7000").unwrap();
     socket.set_read_timeout(Some(station::PATIENCE)).unwrap();
     let mut packet = Vec::new();
-    PacketBuilder::ethernet2(MAC_A, TAP_MAC).ipv4(GUEST, HOST, 64).udp(7001, 7000).write(&mut packet, b"from the guest").unwrap();
+    PacketBuilder::ethernet2(MAC_A, TAP_MAC)
+        .ipv4(GUEST, HOST, 64)
+        .udp(7001, 7000)
+        .write(&mut packet, b"from the guest")
+        .unwrap();
     let unfinished = features.contains(Features::CSUM);
     if unfinished {
-        let words = [GUEST, HOST].concat().chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
+        let words = [GUEST, HOST]
+            .concat()
+            .chunks(2)
+            .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+            .sum::<u32>();
         let sum = words + 17 + 8 + 14;
         let folded = (sum & 0xffff) + (sum >> 16);
         packet[40..42].copy_from_slice(&(folded as u16).to_be_bytes());
@@ -70,7 +84,9 @@ fn guest_and_kernel_talk(queues: u16, features: Features) {
         }
     };
     let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
-    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (sliced.net, sliced.transport) else { panic!("no UDP") };
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (sliced.net, sliced.transport) else {
+        panic!("no UDP")
+    };
     assert_eq!(udp.payload(), b"from the kernel");
     if !features.contains(Features::GUEST_CSUM) {
         let (ip, header) = (ip.header().to_header(), udp.to_header());

@@ -381,5 +381,5 @@ fn members(set: Set) -> impl Iterator<Item = usize> {
 /// The same allocation for another burst's lifetimes: empties it; the collection happens in place.
 fn recycle<'b>(mut frames: Vec<Frame<'_>>) -> Vec<Frame<'b>> {
     frames.clear();
-    frames.into_iter().filter_map(|_| None).collect()
+    frames.into_iter().map(|_| Frame::private(&[], Offload::None)).collect()
 }

@@ -147,7 +147,7 @@ impl Plane {
         let (attachment, listener) = match &port.attach {
             Attach::VhostUser { socket, role, queue_pairs } => {
                 let endpoint = listen::Endpoint::open(socket, *role)?;
-                (Attachment::Guest(GuestPort::new(*queue_pairs, offered(port))?), Some(endpoint))
+                (Attachment::Guest(Box::new(GuestPort::new(*queue_pairs, offered(port))?)), Some(endpoint))
             }
             Attach::Tap { name, queues } => {
                 let tap = TapPort::open(name, *queues, port);

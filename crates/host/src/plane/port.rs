@@ -41,7 +41,7 @@ pub(super) struct Port {
 
 /// What is on the other side of a port.
 pub(super) enum Attachment {
-    Guest(GuestPort),
+    Guest(Box<GuestPort>),
     Tap(TapPort),
 }
 

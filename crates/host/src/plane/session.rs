@@ -447,8 +447,8 @@ impl<'s> Connection<'s> {
         let origin = self.serving.origin;
         let forwarder = self.forwarder.get_or_insert_with(|| Forwarder::new(origin));
         forwarder.set_time(origin.now());
-        let mut frame = rarp::announcement(mac);
-        forwarder.forward_private(&self.serving.port, &QueueStats::default(), &mut frame);
+        let frame = rarp::announcement(mac);
+        forwarder.forward_private(&self.serving.port, &QueueStats::default(), &frame);
         Outcome::Done
     }
 }

@@ -71,7 +71,7 @@ impl crate::api::Plane for Plane {
                         EntryKind::Static => "static".into(),
                         EntryKind::Learned => "learned".into(),
                     },
-                    age_ms: entry.age_ms.into(),
+                    age_ms: entry.age_ms,
                 });
             }
         }

@@ -49,7 +49,8 @@ impl Lab {
 
     pub fn with(workers: &str, ports: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let text = format!("[control]\nsocket = \"DIR/control.sock\"\n[workers]\n{workers}\n[switch.lan]\n{ports}");
+        let text =
+            format!("[control]\nsocket = \"DIR/control.sock\"\n[workers]\n{workers}\n[switch.lan]\n{ports}");
         let file = directory.path().join("ringway.toml");
         std::fs::write(&file, text.replace("DIR", directory.path().to_str().unwrap())).unwrap();
         let loaded = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
@@ -124,11 +125,11 @@ impl Station {
         };
         let size = QueueSize::try_from(RING).unwrap();
         let (receive, receive_setup) = DriverQueue::setup(&memory, GuestAddr(0), size, ring, None).unwrap();
-        let (transmit, transmit_setup) = DriverQueue::setup(&memory, GuestAddr(0x8000), size, ring, None).unwrap();
+        let (transmit, transmit_setup) =
+            DriverQueue::setup(&memory, GuestAddr(0x8000), size, ring, None).unwrap();
         let kicks = [eventfd(), eventfd()];
         let call = eventfd();
-        let mut station =
-            Self { frontend, file, memory, receive, transmit, kicks, call, features, sent: 0 };
+        let mut station = Self { frontend, file, memory, receive, transmit, kicks, call, features, sent: 0 };
         for (index, setup) in [&receive_setup, &transmit_setup].into_iter().enumerate() {
             station.start_ring(index, setup);
         }
@@ -205,7 +206,8 @@ impl Station {
         let more = u16::from_le_bytes([bytes[10], bytes[11]]).saturating_sub(1);
         self.post(slot);
         for _ in 0..more {
-            let (slot, written) = self.receive.pop_used().unwrap().expect("all buffers of a frame come together");
+            let (slot, written) =
+                self.receive.pop_used().unwrap().expect("all buffers of a frame come together");
             let mut part = vec![0; written as usize];
             self.memory.slice(Self::buffer(slot), written as usize).unwrap().read(&mut part);
             bytes.extend(part);
