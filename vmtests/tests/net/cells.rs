@@ -84,12 +84,9 @@ pub(crate) fn four_queue_pairs(scene: &Scene) -> anyhow::Result<()> {
     }
     scene.check("more than one pair carried frames", || {
         for guest in [&mut pair.a, &mut pair.b] {
-            let text = guest.must("ethtool -S eth0")?;
-            let (sent, received) = (busy_queues(&text, "tx"), busy_queues(&text, "rx"));
-            ensure!(
-                sent > 1 && received > 1,
-                "{sent} transmit and {received} receive queues carried frames\n{text}"
-            );
+            let text = guest.must("cat /proc/interrupts")?;
+            let received = busy_vectors(&text, "input");
+            ensure!(received > 1, "{received} receive queues had interrupts\n{text}");
         }
         Ok(())
     })?;
@@ -113,7 +110,23 @@ pub(crate) fn legacy_driver(scene: &Scene) -> anyhow::Result<()> {
 /// One guest without any offload and one with all: Ringway finishes checksums and segments, also for IPv6 and VLAN tags.
 /// The guest without offloads verifies every checksum itself.
 pub(crate) fn no_offloads_meet_all(scene: &Scene) -> anyhow::Result<()> {
-    let none = Side::with(&["csum=off", "guest_csum=off", "gso=off", "mrg_rxbuf=off"]);
+    let none = Side::with(&[
+        "csum=off",
+        "gso=off",
+        "host_tso4=off",
+        "host_tso6=off",
+        "host_ecn=off",
+        "host_ufo=off",
+        "host_uso=off",
+        "guest_csum=off",
+        "guest_tso4=off",
+        "guest_tso6=off",
+        "guest_ecn=off",
+        "guest_ufo=off",
+        "guest_uso4=off",
+        "guest_uso6=off",
+        "mrg_rxbuf=off",
+    ]);
     let mut pair = Pair::start(scene, POOL, [Side::default(), none])?;
     scene.check("features: all on one side, none on the other", || {
         expect(&mut pair.a, &[(GUEST_CSUM, true), (HOST_TSO4, true)])?;
@@ -193,14 +206,10 @@ fn count_is(text: &str, count: u32) -> bool {
     line.and_then(|line| line.split_whitespace().last()) == Some(count.to_string().as_str())
 }
 
-/// Queues of one direction whose packet counter is not zero.
-fn busy_queues(text: &str, direction: &str) -> usize {
-    let lines = text.lines().map(str::trim).filter_map(|line| line.split_once(": "));
-    let is_counter = |name: &str| {
-        name.strip_prefix(direction)
-            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '_'))
-            && name.ends_with("_packets")
-            && name.contains(|c: char| c.is_ascii_digit())
-    };
-    lines.filter(|(name, value)| is_counter(name) && *value != "0").count()
+/// Queues of one direction, `input` or `output`, whose line in `/proc/interrupts` counts something.
+fn busy_vectors(text: &str, direction: &str) -> usize {
+    let of_direction = |line: &&str| line.contains(&format!("-{direction}."));
+    let counts =
+        |line: &str| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum::<u64>();
+    text.lines().filter(of_direction).filter(|line| counts(line) > 0).count()
 }

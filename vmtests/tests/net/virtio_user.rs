@@ -33,12 +33,13 @@ pub(crate) fn all_variants(scene: &Scene) -> anyhow::Result<()> {
     let config = Config::new(scene.directory(), "mode = \"pool\"\nthreads = 1");
     let config = config.port("a", MACS[0], 1, "").port("b", MACS[1], 1, "");
     let mut ringway = scene.check("ringway serves", || Ringway::start(config))?;
+    let mut failures = Vec::new();
     for (number, (name, options, eal)) in VARIANTS.iter().enumerate() {
-        scene
-            .check(&format!("{name}: every frame arrives, alone and in segments, and a loop runs"), || {
-                variant(scene, &ringway, number, options, eal).with_context(|| ringway.log_tail())
-            })?;
+        let what = format!("{name}: every frame arrives, alone and in segments, and a loop runs");
+        let outcome = scene.check(&what, || variant(scene, &ringway, number, options, eal));
+        failures.extend(outcome.err().map(|error| format!("{error:#}")));
     }
+    ensure!(failures.is_empty(), "{}\n{}", failures.join("\n"), ringway.log_tail());
     scene.check("SIGTERM ends ringway cleanly", || ringway.terminate())
 }
 
