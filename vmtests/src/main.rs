@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vmtests::guest::{Guest, GuestConfig, Lab};
+use vmtests::switch_bench::{self, Effort, Row};
 use vmtests::sysroot::{Sysroot, temporary_directory};
 
 #[derive(Parser)]
@@ -23,13 +24,51 @@ enum Task {
     Setup,
     /// Join two guests by QEMU's own stream network, ping and measure: tells a fault of the peers from one of Ringway
     Guests,
+    /// Measure next to peers
+    Bench {
+        #[command(subcommand)]
+        which: Bench,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// testpmd's driver to a switch and back, next to OVS-DPDK and testpmd's own forwarding
+    Switch {
+        /// One JSON object a row
+        #[arg(long)]
+        json: bool,
+        /// Rounds over all switches and sizes
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Length of each of the three windows of a cell, in milliseconds
+        #[arg(long, default_value_t = 1000)]
+        window_ms: u64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Task::Setup => Sysroot::ensure().map(|root| println!("peers' root: {}", root.path().display())),
         Task::Guests => guests(),
+        Task::Bench { which: Bench::Switch { json, rounds, window_ms } } => {
+            let window = Duration::from_millis(window_ms);
+            show(&switch_bench::run(Effort { rounds, window, ..Effort::default() })?, json)
+        }
     }
+}
+
+fn show(rows: &[Row], json: bool) -> anyhow::Result<()> {
+    for row in rows {
+        if json {
+            println!("{}", serde_json::to_string(row)?);
+        } else {
+            let target = row.target.map(|target| format!(" (target {target})")).unwrap_or_default();
+            let Row { case, ours, peer, unit, ratio, .. } = row;
+            println!("{case:45} {ours:8.2} against {peer:8.2} {unit}: ratio {ratio:.2}{target}");
+        }
+    }
+    Ok(())
 }
 
 fn guests() -> anyhow::Result<()> {
