@@ -146,6 +146,40 @@ pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
+/// Copies private bytes to `dst`.
+///
+/// # Safety
+/// `dst` is writable for `data.len()` bytes; others may access it meanwhile.
+#[inline(always)]
+pub unsafe fn copy_in(dst: *mut u8, data: &[u8]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: both ranges are valid, and private bytes do not overlap shared ones.
+    unsafe {
+        copy_shared(dst, data.as_ptr(), data.len());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    {
+        use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+        let (head, rest) = data.split_at(dst.align_offset(8).min(data.len()));
+        let (words, tail) = rest.as_chunks::<8>();
+        // SAFETY: inside the range, and the words are aligned. The private bytes are read plainly: an atomic
+        // load would need write permission to them.
+        unsafe {
+            for (at, &byte) in head.iter().enumerate() {
+                AtomicU8::from_ptr(dst.add(at)).store(byte, Relaxed);
+            }
+            let start = dst.add(head.len());
+            for (at, &word) in words.iter().enumerate() {
+                AtomicU64::from_ptr(start.add(at * 8).cast()).store(u64::from_ne_bytes(word), Relaxed);
+            }
+            let start = start.add(words.len() * 8);
+            for (at, &byte) in tail.iter().enumerate() {
+                AtomicU8::from_ptr(start.add(at)).store(byte, Relaxed);
+            }
+        }
+    }
+}
+
 /// Sets `len` bytes from `dst` on to `byte`.
 ///
 /// # Safety
@@ -155,8 +189,8 @@ pub unsafe fn fill_shared(dst: *mut u8, byte: u8, len: usize) {
     let mut at = 0;
     while at < len {
         let now = (len - at).min(chunk.len());
-        // SAFETY: `at + now <= len`; the private chunk does not overlap the destination.
-        unsafe { copy_shared(dst.add(at), chunk.as_ptr(), now) };
+        // SAFETY: `at + now <= len`.
+        unsafe { copy_in(dst.add(at), &chunk[..now]) };
         at += now;
     }
 }
@@ -181,6 +215,9 @@ mod tests {
                     copy_shared(target.as_mut_ptr().add(dst_skip), source.as_mut_ptr().add(src_skip), len)
                 };
                 assert_eq!(&target[dst_skip..dst_skip + len], &source[src_skip..src_skip + len]);
+                // SAFETY: as above.
+                unsafe { copy_in(target.as_mut_ptr().add(dst_skip), &source[..len]) };
+                assert_eq!(&target[dst_skip..dst_skip + len], &source[..len]);
                 assert!(
                     target[..dst_skip].iter().chain(&target[dst_skip + len..]).all(|&b| b == 0xAA),
                     "len {len}"

@@ -1,6 +1,6 @@
 //! A borrowed run of shared bytes, and lists of them.
 
-use crate::copy::{copy_shared, fill_shared};
+use crate::copy::{copy_in, copy_shared, fill_shared};
 use std::marker::PhantomData;
 
 /// A run of bytes that another party may change at any time; bounds fixed, mapping kept alive by `'m`.
@@ -84,8 +84,8 @@ impl<'m> MemSlice<'m> {
     #[inline]
     pub fn write(&self, data: &[u8]) -> usize {
         let len = self.len.min(data.len());
-        // SAFETY: `len` bytes are inside both; `data` is private, so they cannot overlap.
-        unsafe { copy_shared(self.start, data.as_ptr(), len) };
+        // SAFETY: `len` bytes are inside.
+        unsafe { copy_in(self.start, &data[..len]) };
         len
     }
 
