@@ -39,7 +39,7 @@ const PING_COUNT: u16 = 20;
 /// A stream ends at this many bytes or after this time, whichever is first.
 const STREAM_LIMITS: (u64, Duration) = (512 << 20, Duration::from_millis(1500));
 /// Longest wait for any one step.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 const STREAM_PORT: u16 = 5001;
 const SHOUT_PORT: u16 = 5002;
 const SHOUT_TEXT: &str = "hello, everyone on this switch";
@@ -181,7 +181,7 @@ impl Demo {
         let (report, answer) = mpsc::channel();
         self.guests[from].run(Ping::new(GUESTS[to].address, count, report))?;
         let (from, to) = (GUESTS[from].name, GUESTS[to].name);
-        answer.recv_timeout(STEP_TIMEOUT * 3).with_context(|| format!("{from} pinging {to}"))
+        answer.recv_timeout(STEP_TIMEOUT * 2).with_context(|| format!("{from} pinging {to}"))
     }
 
     fn stream(&mut self, from: usize, to: usize) -> Result<()> {

@@ -32,11 +32,14 @@ pub(super) trait Task: Send {
 }
 
 /// How long a stream may stand still, and a broadcast may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one echo reply may take.
 const ECHO_PATIENCE: Duration = Duration::from_millis(500);
-/// Socket buffers of a stream, in bytes: also the largest window.
-const STREAM_BUFFER: usize = 512 << 10;
+/// Send buffer of a stream, in bytes: the most that is on its way.
+const SEND_BUFFER: usize = 512 << 10;
+/// Receive buffer of a stream, in bytes. Twice what can be on its way: the window never closes, since smoltcp can
+/// lose a second or more over a window that opens again.
+const RECEIVE_BUFFER: usize = 2 * SEND_BUFFER;
 
 /// Sends echo requests, each when the one before was answered.
 pub(super) struct Ping {
@@ -372,8 +375,8 @@ fn icmp_socket(ident: u16) -> icmp::Socket<'static> {
 }
 
 fn tcp_socket() -> tcp::Socket<'static> {
-    let buffer = || tcp::SocketBuffer::new(vec![0; STREAM_BUFFER]);
-    let mut socket = tcp::Socket::new(buffer(), buffer());
+    let buffer = |len| tcp::SocketBuffer::new(vec![0; len]);
+    let mut socket = tcp::Socket::new(buffer(RECEIVE_BUFFER), buffer(SEND_BUFFER));
     socket.set_nagle_enabled(false);
     socket.set_ack_delay(None);
     socket
