@@ -75,17 +75,13 @@ pub struct Ringway {
 }
 
 impl Ringway {
-    /// Writes the configuration, starts the binary and waits until it answers on its control socket.
+    /// Writes the configuration, starts the binary and waits until it answers on its control socket. It dies with the
+    /// thread that started it, even if that is killed.
     pub fn start(config: Config) -> anyhow::Result<Self> {
-        Self::start_by(config, |binary| Command::new(binary))
-    }
-
-    /// As [`start`](Self::start), through a command that may pin or wrap the binary.
-    pub fn start_by(config: Config, wrap: impl Fn(&Path) -> Command) -> anyhow::Result<Self> {
         let binary = binary()?;
         let file = config.directory.join("ringway.toml");
         std::fs::write(&file, &config.text).context("write the configuration")?;
-        let peer = spawn(wrap(&binary), &file, &config.directory)?;
+        let peer = spawn(&binary, &file, &config.directory)?;
         let mut ringway = Self { binary, config, file, peer };
         ringway.wait_serving()?;
         Ok(ringway)
@@ -93,7 +89,7 @@ impl Ringway {
 
     /// Starts it again after [`terminate`](Self::terminate) or [`kill`](Self::kill).
     pub fn start_again(&mut self) -> anyhow::Result<()> {
-        self.peer = spawn(Command::new(&self.binary), &self.file, &self.config.directory)?;
+        self.peer = spawn(&self.binary, &self.file, &self.config.directory)?;
         self.wait_serving()
     }
 
@@ -171,7 +167,8 @@ impl Ringway {
     }
 }
 
-fn spawn(mut command: Command, file: &Path, directory: &Path) -> anyhow::Result<Peer> {
-    command.arg("run").arg(file);
+fn spawn(binary: &Path, file: &Path, directory: &Path) -> anyhow::Result<Peer> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(binary).arg("run").arg(file);
     Peer::start("ringway", directory, &mut command)
 }

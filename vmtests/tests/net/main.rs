@@ -22,7 +22,6 @@ const TESTS: &[Test] = &[
     Test { name: "jumbo_mtu", body: cells::jumbo_mtu },
     Test { name: "qemu_killed", body: outages::qemu_killed },
     Test { name: "ringway_restarted", body: outages::ringway_restarted },
-    Test { name: "ringway_restarted_packed", body: outages::ringway_restarted_packed },
 ];
 
 fn main() -> ExitCode {

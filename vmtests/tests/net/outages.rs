@@ -40,16 +40,7 @@ pub(crate) fn qemu_killed(scene: &Scene) -> anyhow::Result<()> {
 /// Ringway ends, by SIGTERM and by SIGKILL, in the middle of a stream, and starts again. No one touches the guests: the
 /// stream itself goes on.
 pub(crate) fn ringway_restarted(scene: &Scene) -> anyhow::Result<()> {
-    restarts(scene, [Side::default(), Side::default()])
-}
-
-/// As [`ringway_restarted`], with a packed ring on one side.
-pub(crate) fn ringway_restarted_packed(scene: &Scene) -> anyhow::Result<()> {
-    restarts(scene, [Side::default(), Side::with(&["packed=on"])])
-}
-
-fn restarts(scene: &Scene, sides: [Side; 2]) -> anyhow::Result<()> {
-    let mut pair = Pair::start(scene, POOL, sides)?;
+    let mut pair = Pair::start(scene, POOL, [Side::default(), Side::default()])?;
     scene.check("ping before", || pair.ping())?;
     for signal in ["SIGTERM", "SIGKILL"] {
         scene.check(&format!("{signal} in the middle of a stream"), || {
