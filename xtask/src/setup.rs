@@ -3,7 +3,7 @@
 //! Three things: compiler components (rustfmt, clippy), a few Debian packages on the machine itself, and the peers' root
 //! (a Debian tree under `target/sysroot` with QEMU, DPDK, Open vSwitch and a kernel), which the package `vmtests` makes.
 
-use crate::steps::Steps;
+use crate::steps::{Background, Steps};
 use crate::{cargo, cargo_nightly, root};
 use anyhow::{Context, bail};
 use std::path::Path;
@@ -38,10 +38,22 @@ pub(crate) fn peers(steps: &mut Steps) -> bool {
     if !steps.check("Debian packages on this machine", packages) {
         return false;
     }
-    steps.run(
-        "peers: QEMU, DPDK, Open vSwitch and a kernel under target/sysroot (made once)",
-        cargo().args(["run", "--quiet", "--package", "vmtests", "--", "setup"]),
-    )
+    steps.run(PEERS, &mut peers_command())
+}
+
+const PEERS: &str = "peers: QEMU, DPDK, Open vSwitch and a kernel under target/sysroot (made once)";
+
+fn peers_command() -> Command {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--package", "vmtests", "--", "setup"]);
+    command
+}
+
+/// As [`peers`], beside other steps: it mostly waits for the network. `None` if it could not begin.
+pub(crate) fn peers_in_background(steps: &mut Steps) -> Option<Background> {
+    let built = steps.check("Debian packages on this machine", packages)
+        && steps.run("build the tests' harness", cargo().args(["build", "--quiet", "--package", "vmtests"]));
+    built.then(|| steps.begin(PEERS, &mut peers_command()))
 }
 
 /// The nightly compiler with what Miri needs.

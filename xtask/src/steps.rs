@@ -1,7 +1,7 @@
 //! Steps of a command: a line with the elapsed time before each, a count of what passed, one summary line at the end.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 /// Which lines of a test run are shown.
@@ -20,6 +20,12 @@ pub(crate) struct Steps {
     passed: u64,
     failed: u64,
     failures: Vec<String>,
+}
+
+/// A step that runs beside others.
+pub(crate) struct Background {
+    what: String,
+    child: std::io::Result<Child>,
 }
 
 impl Steps {
@@ -59,6 +65,25 @@ impl Steps {
             }
             Ok(status) => self.fail(what, &status.to_string()),
             Err(error) => self.fail(what, &format!("{:?}: {error}", command.get_program())),
+        }
+        false
+    }
+
+    /// Starts a command as one step that runs beside the next ones; [`join`](Self::join) counts it.
+    pub(crate) fn begin(&mut self, what: &str, command: &mut Command) -> Background {
+        self.say(&format!("{what} (in the background)"));
+        Background { what: what.to_owned(), child: command.spawn() }
+    }
+
+    /// Waits for a step that was begun. Says whether it succeeded.
+    pub(crate) fn join(&mut self, background: Background) -> bool {
+        match background.child.and_then(|mut child| child.wait()) {
+            Ok(status) if status.success() => {
+                self.passed += 1;
+                return true;
+            }
+            Ok(status) => self.fail(&background.what, &status.to_string()),
+            Err(error) => self.fail(&background.what, &error.to_string()),
         }
         false
     }
@@ -166,6 +191,17 @@ mod test {
         assert!(!steps.run_tests("unit", Show::Failures, Command::new("sh").args(["-c", script])));
         assert_eq!((steps.passed, steps.failed), (1, 1));
         assert_eq!(steps.failures, ["unit: b"]);
+    }
+
+    #[test]
+    fn a_background_step_is_counted_when_it_is_joined() {
+        let mut steps = Steps::start();
+        let good = steps.begin("good", &mut Command::new("true"));
+        let bad = steps.begin("bad", &mut Command::new("false"));
+        let absent = steps.begin("absent", &mut Command::new("/nonexistent"));
+        assert_eq!((steps.passed, steps.failed), (0, 0));
+        assert!(steps.join(good) && !steps.join(bad) && !steps.join(absent));
+        assert_eq!((steps.passed, steps.failed), (1, 2));
     }
 
     #[test]

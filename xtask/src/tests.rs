@@ -20,14 +20,13 @@ const PEER_GROUPS: &[PeerGroup] = &[PeerGroup {
 
 /// Checks, the workspace's own tests and the default groups; with `all`, every group.
 pub(crate) fn default_set(steps: &mut Steps, all: bool) -> anyhow::Result<()> {
+    let peers = setup::peers_in_background(steps);
     check(steps);
     unit(steps);
-    if let Some(first) = PEER_GROUPS.iter().find(|group| group.default || all) {
-        steps.say(&format!("groups of real peers, beginning with {}", first.name));
-        if setup::peers(steps) && build(steps) {
-            for group in PEER_GROUPS.iter().filter(|group| group.default || all) {
-                peer_group(steps, group);
-            }
+    let built = build(steps);
+    if peers.is_some_and(|peers| steps.join(peers)) && built {
+        for group in PEER_GROUPS.iter().filter(|group| group.default || all) {
+            peer_group(steps, group);
         }
     }
     if all {
