@@ -5,6 +5,10 @@ use anyhow::{Context, Result};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Directories made by this process, so that a name is never used twice.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// A new directory that only this user can enter; removed when dropped.
 pub(super) struct Place(PathBuf);
@@ -14,8 +18,9 @@ impl Place {
     pub(super) fn new() -> Result<Self> {
         let parent = std::env::temp_dir();
         let pid = std::process::id();
-        for attempt in 0..100 {
-            let path = parent.join(format!("ringway-demo-{pid}-{attempt}"));
+        for _ in 0..100 {
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("ringway-demo-{pid}-{number}"));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     interrupt::add_dir(&path);
