@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Runs passed in one call at most; longer lists are refused with `InvalidInput`.
-pub const RUNS_MAX: usize = 256;
+pub const RUNS_MAX: usize = 32;
 
 /// Writes `head` and then the bytes of `segments` in one system call; returns how many bytes were taken.
 /// `segments` may hold at most [`RUNS_MAX`] - 1 runs.

@@ -263,6 +263,8 @@ pub enum DropReason {
     IngressRemoved,
     /// Shorter than an Ethernet header.
     Runt,
+    /// The sender has this queue disabled; what is on it is thrown away.
+    SenderDisabled,
     /// Longer than the sender may send.
     Oversize,
     /// The sender's virtio-net header breaks the specification.
@@ -288,7 +290,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, at its own index.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidSource,
         Self::SourceTaken,
         Self::LinkLocal,
@@ -296,6 +298,7 @@ impl DropReason {
         Self::NoReceiver,
         Self::IngressRemoved,
         Self::Runt,
+        Self::SenderDisabled,
         Self::Oversize,
         Self::BadHeader,
         Self::BadOffload,
@@ -325,6 +328,7 @@ impl DropReason {
             Self::NoReceiver => "no-receiver",
             Self::IngressRemoved => "ingress-removed",
             Self::Runt => "runt",
+            Self::SenderDisabled => "sender-disabled",
             Self::Oversize => "oversize",
             Self::BadHeader => "bad-header",
             Self::BadOffload => "bad-offload",

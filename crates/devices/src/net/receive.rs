@@ -118,6 +118,11 @@ pub fn deliver_burst<'m>(
             }
             continue;
         }
+        // No segmentation for a driver that has no buffer for the first segment.
+        if filler.burst.is_empty() && filler.pop(1) == 0 {
+            delivered.no_buffers += (frames.len() - index) as u32;
+            break;
+        }
         software.convert(frame, rules.accepts, |part| {
             let placed = filler.place(part);
             delivered.count(&placed, part);

@@ -2,11 +2,12 @@
 //!
 //! Commands are rare and may change several queues, so the session thread serves them, not a worker.
 
-use super::port::{GuestPort, Live};
+use super::port::{GuestPort, Live, call};
 use devices::net::control::{Change, ControlState};
 use guestmem::GuestMemory;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use transport::vhost_user::Outcome;
 use virtqueue::{Burst, DeviceQueue, QueueSetup, RingState};
 
@@ -15,8 +16,15 @@ const COMMANDS_MAX: usize = 64;
 
 /// The control queue of one connection.
 pub(super) struct Control {
-    running: Option<(Live, ControlState)>,
+    running: Option<Running>,
     kick: Option<OwnedFd>,
+}
+
+struct Running {
+    live: Live,
+    state: ControlState,
+    /// The ring's memory is gone for now.
+    suspended: bool,
 }
 
 impl Control {
@@ -29,19 +37,24 @@ impl Control {
         self.kick.as_ref().map(AsFd::as_fd)
     }
 
+    /// Whether the queue has to be looked at without being kicked.
+    pub(super) fn is_polled(&self) -> bool {
+        self.running.is_some() && self.kick.is_none()
+    }
+
     pub(super) fn start(&mut self, live: Live, kick: Option<OwnedFd>, state: ControlState) {
-        self.running = Some((live, state));
+        self.running = Some(Running { live, state, suspended: false });
         self.kick = kick;
     }
 
     pub(super) fn stop(&mut self) -> RingState {
         self.kick = None;
-        self.running.take().map(|(live, _)| live.queue.state()).unwrap_or_default()
+        self.running.take().map(|running| running.live.queue.state()).unwrap_or_default()
     }
 
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Live)) -> Outcome {
-        if let Some((live, _)) = &mut self.running {
-            change(live);
+        if let Some(running) = &mut self.running {
+            change(&mut running.live);
         }
         Outcome::Done
     }
@@ -53,16 +66,13 @@ impl Control {
 
     /// The queue on other memory or another log; without a set-up it rests until there is one.
     pub(super) fn restart(&mut self, memory: &Arc<GuestMemory>, setup: Option<&QueueSetup>) -> Outcome {
-        let Some((live, _)) = &mut self.running else { return Outcome::Done };
-        let Some(setup) = setup else {
-            live.enabled = false;
-            return Outcome::Done;
-        };
-        match DeviceQueue::new(memory, setup, live.queue.state()) {
+        let Some(running) = &mut self.running else { return Outcome::Done };
+        running.suspended = setup.is_none();
+        let Some(setup) = setup else { return Outcome::Done };
+        match DeviceQueue::new(memory, setup, running.live.queue.state()) {
             Ok(queue) => {
-                live.queue = queue;
-                live.memory = Arc::clone(memory);
-                live.enabled = true;
+                running.live.queue = queue;
+                running.live.memory = Arc::clone(memory);
                 Outcome::Done
             }
             Err(_) => {
@@ -72,26 +82,34 @@ impl Control {
         }
     }
 
-    /// Carries out the commands that are waiting.
+    /// Carries out the commands that are waiting, and has the driver kick for the next one.
     pub(super) fn serve(&mut self, guest: &GuestPort) {
         if let Some(kick) = &self.kick {
             let _ = rustix::io::read(kick, &mut [0u8; 8]);
         }
-        let Some((live, state)) = self.running.as_mut().filter(|(live, _)| live.enabled) else { return };
-        let mut burst = Burst::new();
-        let popped = live.queue.pop(&live.memory, &mut burst, COMMANDS_MAX);
-        if let Err(fault) = popped {
-            guest.facts.lock().fault = Some(format!("control queue retired: {fault}"));
+        let Some(Running { live, state, suspended: false }) = &mut self.running else { return };
+        if !live.enabled || live.queue.fault().is_some() {
             return;
         }
-        while let Some(chain) = burst.take() {
-            let (written, change) = state.handle_chain(&burst, &chain);
-            live.queue.complete(&burst, chain, written);
-            if let Some(change) = change {
-                apply(guest, state, change);
+        let memory = Arc::clone(&live.memory);
+        let mut burst = Burst::new();
+        for _ in 0..COMMANDS_MAX {
+            let count = live.queue.pop(&memory, &mut burst, 1).unwrap_or(0);
+            if let Some(fault) = live.queue.fault() {
+                guest.facts.lock().fault = Some(format!("control queue retired: {fault}"));
             }
+            if count == 0 && !live.queue.enable_notify() {
+                break;
+            }
+            while let Some(chain) = burst.take() {
+                let (written, change) = state.handle_chain(&burst, &chain);
+                live.queue.complete(&burst, chain, written);
+                if let Some(change) = change {
+                    apply(guest, state, change);
+                }
+            }
+            call(live.flush(&guest.control_stats));
         }
-        live.flush(&guest.control_stats);
     }
 }
 
@@ -99,11 +117,7 @@ impl Control {
 fn apply(guest: &GuestPort, state: &ControlState, change: Change) {
     match change {
         Change::QueuePairs(pairs) => {
-            for (index, queue) in guest.receive.iter().enumerate() {
-                if let Some(live) = queue.live.lock().as_mut() {
-                    live.enabled = index < usize::from(pairs);
-                }
-            }
+            guest.pairs_used.store(pairs, Relaxed);
             guest.count_ready();
         }
         Change::Offloads(accepts) => {

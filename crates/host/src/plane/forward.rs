@@ -6,7 +6,7 @@
 //! keeps to one receive queue, so frames of one queue never overtake each other.
 
 use super::Origin;
-use super::port::{Attachment, GuestPort, Live, Port, QueueStats, ReceiveQueue};
+use super::port::{Attachment, GuestPort, Live, Port, QueueStats, ReceiveQueue, call};
 use super::tap::TapPort;
 use super::worker::Source;
 use devices::net::receive::deliver_burst;
@@ -85,21 +85,16 @@ impl Forwarder {
         let transmit_queue = &guest.transmit[usize::from(pair)];
         let stats = &transmit_queue.stats;
         let mut guard = transmit_queue.live.lock();
-        let Some(live) = guard.as_mut().filter(|live| live.enabled && live.queue.fault().is_none()) else {
-            return 0;
-        };
-        let Live { queue, memory, rules, .. } = live;
+        let Some(live) = guard.as_mut().filter(|live| live.queue.fault().is_none()) else { return 0 };
+        let Live { queue, memory, rules, enabled, .. } = live;
 
         let mut popped = std::mem::take(&mut self.popped).recycle();
-        let count = match queue.pop(memory, &mut popped, BURST) {
-            Ok(count) => count,
-            Err(fault) => {
-                stats.faulted(fault);
-                guest.attention.wake();
-                self.popped = popped.recycle();
-                return 0;
-            }
-        };
+        let count = queue.pop(memory, &mut popped, BURST).unwrap_or(0);
+        // A fault behind good chains shows at once too; the queue is not looked at again.
+        if let Some(fault) = queue.fault() {
+            stats.faulted(fault);
+            guest.attention.wake();
+        }
         if count == 0 {
             self.popped = popped.recycle();
             return 0;
@@ -107,7 +102,10 @@ impl Forwarder {
         queue.disable_notify();
 
         let mut frames = recycle(std::mem::take(&mut self.frames));
-        for (chain, head) in popped.chains().iter().zip(self.heads.iter_mut()) {
+        // A disabled transmit queue is emptied and its frames thrown away (vhost-user, "ring states").
+        let opened = if *enabled { popped.chains() } else { &[] };
+        stats.dropped(DropReason::SenderDisabled, (count - opened.len()) as u64);
+        for (chain, head) in opened.iter().zip(self.heads.iter_mut()) {
             match transmit::open(&rules.transmit, &popped, chain, head) {
                 Ok(frame) => frames.push(frame),
                 Err(fault) => stats.dropped(drop_reason(fault), 1),
@@ -121,7 +119,9 @@ impl Forwarder {
             queue.complete(&popped, chain, 0);
         }
         self.popped = popped.recycle();
-        live.flush(stats);
+        let due = live.flush(stats);
+        drop(guard);
+        call(due);
         count
     }
 
@@ -250,7 +250,9 @@ impl Deliverer {
             Attachment::Guest(guest) => {
                 let group = self.wanted(guest, group);
                 match guest.ready.load(Relaxed) {
-                    0 => guest.receive[0].stats.dropped(DropReason::ReceiverDown, group.count_ones().into()),
+                    0 => guest.receive[0]
+                        .stats
+                        .dropped_unheld(DropReason::ReceiverDown, group.count_ones().into()),
                     1 => self.deliver_to_queue(guest, &guest.receive[0], frames, group),
                     ready => self.deliver_by_flow(guest, ready, frames, group, seed),
                 }
@@ -266,7 +268,10 @@ impl Deliverer {
             filter.accepts_frame(head.dst.0, head.vlan.map(Vlan::get))
         };
         let wanted = members(group).filter(passes).fold(0, |set, i| set | 1 << i);
-        guest.receive[0].stats.dropped(DropReason::ReceiverFilter, (group & !wanted).count_ones().into());
+        if wanted != group {
+            let unwanted = (group & !wanted).count_ones();
+            guest.receive[0].stats.dropped_unheld(DropReason::ReceiverFilter, unwanted.into());
+        }
         wanted
     }
 
@@ -318,15 +323,17 @@ impl Deliverer {
         };
         match deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group) {
             Ok(delivered) => count_delivered(stats, &delivered),
-            Err(fault) => {
-                stats.faulted(fault);
-                stats.dropped(DropReason::ReceiverFault, group.len() as u64);
-                guest.attention.wake();
-            }
+            Err(_) => stats.dropped(DropReason::ReceiverFault, group.len() as u64),
+        }
+        if let Some(fault) = queue.fault() {
+            stats.faulted(fault);
+            guest.attention.wake();
         }
         self.group = recycle(chosen);
         self.buffers = buffers.recycle();
-        live.flush(stats);
+        let due = live.flush(stats);
+        drop(guard);
+        call(due);
     }
 
     /// Hands frames to the kernel, one system call each.
@@ -340,7 +347,7 @@ impl Deliverer {
             };
             let queue = &tap.queues[index];
             let _one_writer = queue.writing.lock();
-            if queue.write(frame) {
+            if tap.write(queue, frame, &mut self.software) {
                 queue.to_kernel.forwarded(1, frame.len().into());
             } else {
                 queue.to_kernel.dropped(DropReason::HostError, 1);

@@ -4,6 +4,8 @@ use super::Stopping;
 use crate::config::resolved::SocketRole;
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -34,8 +36,9 @@ impl Endpoint {
                     path.display()
                 );
             }
-            if UnixStream::connect(path).is_ok() {
-                bail!("{} is served by another process", path.display());
+            match connect(path) {
+                Ok(_) | Err(Errno::AGAIN) => bail!("{} is served by another process", path.display()),
+                Err(_) => {}
             }
             std::fs::remove_file(path)
                 .with_context(|| format!("removing the stale socket {}", path.display()))?;
@@ -63,7 +66,7 @@ impl Endpoint {
                         }
                     }
                 }
-                Self::Client { path } => match UnixStream::connect(path) {
+                Self::Client { path } => match connect(path) {
                     Ok(stream) => return Some(stream),
                     Err(_) => {
                         stopping.sleep(RETRY);
@@ -73,6 +76,14 @@ impl Endpoint {
         }
         None
     }
+}
+
+/// Connects without waiting: `AGAIN` means that somebody listens whose queue is full.
+fn connect(path: &Path) -> Result<UnixStream, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 impl Drop for Endpoint {

@@ -63,6 +63,7 @@ struct Origin {
 /// # Errors
 /// A socket that cannot be bound, a tap that cannot be opened, a thread that cannot be made: with the port's name.
 pub fn start(config: &Config) -> anyhow::Result<Arc<Plane>> {
+    raise_descriptor_limit();
     let origin = Origin { started: Instant::now(), seed: RandomState::new().hash_one(std::process::id()) };
     let mut plane = Plane {
         origin,
@@ -83,6 +84,15 @@ pub fn start(config: &Config) -> anyhow::Result<Arc<Plane>> {
     }
     plane.start_ageing(origin)?;
     Ok(Arc::new(plane))
+}
+
+/// A queue needs up to three descriptors and the usual soft limit is 1024: takes what the hard limit allows.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn switch_plane(config: &crate::config::resolved::SwitchConfig, seed: u64) -> Arc<SwitchPlane> {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use switch::{Bridge, DropReason, PortId, UnicastMac};
 use virtqueue::{DeviceQueue, DriverFault, Endian};
 
@@ -67,6 +67,8 @@ pub(super) struct GuestPort {
     pub(super) receive: Box<[ReceiveQueue]>,
     /// Receive queues usable now: those of the pairs 0..ready.
     pub(super) ready: AtomicU16,
+    /// Pairs that the driver uses, where it tells us so by a control queue; else all.
+    pub(super) pairs_used: AtomicU16,
     /// Receive follows transmit (virtio 1.3 §5.1.6.5.5): the pair that a flow's hash was last sent on, plus one.
     pub(super) steering: Box<[AtomicU16; STEERING]>,
     /// What the driver wants to receive, where a control queue reaches us; `None`: everything.
@@ -102,11 +104,16 @@ impl GuestPort {
             stats: QueueStats::default(),
             owner: Mutex::new(None),
         };
-        let receive = |_| ReceiveQueue { live: Mutex::new(None), stats: QueueStats::default() };
+        let receive = |_| ReceiveQueue {
+            live: Mutex::new(None),
+            stats: QueueStats::default(),
+            filled: AtomicBool::new(false),
+        };
         Ok(Self {
             transmit: (0..queue_pairs).map(transmit).collect(),
             receive: (0..queue_pairs).map(receive).collect(),
             ready: AtomicU16::new(0),
+            pairs_used: AtomicU16::new(u16::MAX),
             steering: Box::new([const { AtomicU16::new(0) }; STEERING]),
             filter: ArcSwapOption::empty(),
             attention: notify::Wake::new()?,
@@ -157,15 +164,18 @@ impl GuestPort {
     pub(super) fn receive_index(&self, hash: u32, ready: u16) -> u16 {
         match self.steering[hash as usize % STEERING].load(Relaxed) {
             pair if pair != 0 && pair <= ready => pair - 1,
-            _ => (hash >> 8) as u16 % ready,
+            _ => {
+                let index = (hash >> 8) as u16 % ready;
+                if self.receive[usize::from(index)].is_filled() { index } else { 0 }
+            }
         }
     }
 
     /// To be called when a receive queue starts, stops, or is enabled or disabled.
     pub(super) fn count_ready(&self) {
         let usable = |queue: &ReceiveQueue| queue.live.lock().as_ref().is_some_and(|live| live.enabled);
-        let ready = self.receive.iter().take_while(|queue| usable(queue)).count();
-        self.ready.store(ready as u16, Relaxed);
+        let ready = self.receive.iter().take_while(|queue| usable(queue)).count() as u16;
+        self.ready.store(ready.min(self.pairs_used.load(Relaxed)), Relaxed);
     }
 }
 
@@ -175,7 +185,7 @@ pub(super) struct Live {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) rules: Rules,
     pub(super) enabled: bool,
-    pub(super) call: Option<OwnedFd>,
+    pub(super) call: Option<Arc<OwnedFd>>,
     pub(super) error: Option<OwnedFd>,
     /// No kick descriptor: the driver does not notify, we look.
     pub(super) polled: bool,
@@ -206,12 +216,28 @@ impl Live {
         }
     }
 
-    /// Publishes completions and calls the driver if it wants that.
+    /// Calls the driver without a reason of its own: an extra call is allowed, a lost one is not.
+    pub(super) fn call_once(&self) {
+        call(self.call.clone());
+    }
+
+    /// Publishes completions; what to call if the driver wants that. The call itself is a system call: it is made after
+    /// the queue's lock is let go.
     #[inline]
-    pub(super) fn flush(&mut self, stats: &QueueStats) {
-        if self.queue.flush() {
-            stats.call(self.call.as_ref());
+    pub(super) fn flush(&mut self, stats: &QueueStats) -> Option<Arc<OwnedFd>> {
+        if !self.queue.flush() {
+            return None;
         }
+        add(&stats.calls, u64::from(self.call.is_some()));
+        self.call.clone()
+    }
+}
+
+/// Calls the driver, if [`Live::flush`] said so.
+#[inline]
+pub(super) fn call(fd: Option<Arc<OwnedFd>>) {
+    if let Some(fd) = fd {
+        notify::signal(fd.as_fd());
     }
 }
 
@@ -227,6 +253,25 @@ pub(super) struct TransmitQueue {
 pub(super) struct ReceiveQueue {
     pub(super) live: Mutex<Option<Live>>,
     pub(super) stats: QueueStats,
+    /// Whether the driver has ever filled it: front-ends may enable queues that their driver does not use.
+    filled: AtomicBool,
+}
+
+impl ReceiveQueue {
+    /// Whether the driver has filled the queue since it was placed.
+    fn is_filled(&self) -> bool {
+        if self.filled.load(Relaxed) {
+            return true;
+        }
+        let filled = self.live.lock().as_ref().is_some_and(|live| live.queue.has_available());
+        self.filled.store(filled, Relaxed);
+        filled
+    }
+
+    /// To be called when the queue stops: the next driver starts anew.
+    pub(super) fn forget_filled(&self) {
+        self.filled.store(false, Relaxed);
+    }
 }
 
 /// Counters of one queue and direction. Written by whoever holds the queue, read by anyone.
@@ -264,12 +309,10 @@ impl QueueStats {
         add(&self.drops[reason.as_usize()], frames);
     }
 
-    #[inline]
-    fn call(&self, fd: Option<&OwnedFd>) {
-        if let Some(fd) = fd {
-            notify::signal(fd.as_fd());
-            add(&self.calls, 1);
-        }
+    /// As [`Self::dropped`], by someone who does not hold the queue.
+    #[cold]
+    pub(super) fn dropped_unheld(&self, reason: DropReason, frames: u64) {
+        self.drops[reason.as_usize()].fetch_add(frames, Relaxed);
     }
 
     pub(super) fn faulted(&self, fault: DriverFault) {

@@ -11,9 +11,10 @@ use super::port::{Attachment, Facts, GuestPort, Live, Port, QueueStats, Rules};
 use super::{Origin, Stopping, control, socket};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
 use devices::net::control::ControlState;
-use devices::net::{Acknowledged, rarp};
+use devices::net::{Acknowledged, FeatureFault, Features, rarp};
 use guestmem::GuestMemory;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -27,6 +28,9 @@ use virtqueue::{DeviceQueue, Endian, QueueSize, RingState, SetupFault};
 
 /// Pause after a connection that we made has ended, so that a front-end that hangs up at once is not called at once.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// How often a control queue without a kick descriptor is looked at.
+const CONTROL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// Bytes taken from the socket at once.
 const RECEIVE_LEN: usize = 8192;
@@ -88,7 +92,8 @@ struct Connection<'s> {
     stream: UnixStream,
     session: Session,
     backend_channel: Option<OwnedFd>,
-    acknowledged: Acknowledged,
+    /// `None` until the front-end sets features that were offered.
+    acknowledged: Option<Acknowledged>,
     memory: Arc<GuestMemory>,
     queues: Vec<QueueEnd>,
     forwarder: Option<Forwarder>,
@@ -120,7 +125,8 @@ impl<'s> Connection<'s> {
             features: offered.features().bits(),
             protocol: ProtocolFeatures::all(),
             queues_max,
-            queue_num: guest.transmit.len() as u16,
+            // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
+            queue_num: queues_max,
             queue_size_max: QueueSize::MAX,
             config: config.bytes(Endian::Little).to_vec(),
         };
@@ -130,7 +136,7 @@ impl<'s> Connection<'s> {
             stream,
             session: Session::new(offer),
             backend_channel: None,
-            acknowledged: Acknowledged::default(),
+            acknowledged: None,
             memory: Arc::default(),
             queues: (0..queues_max).map(|_| QueueEnd::default()).collect(),
             forwarder: None,
@@ -143,14 +149,17 @@ impl<'s> Connection<'s> {
         self.stream.set_nonblocking(true)?;
         let mut buffer = vec![0; RECEIVE_LEN];
         loop {
+            // Before every message: a front-end that never stops talking cannot keep us from the rest.
+            self.wait()?;
             let wanted = self.session.wanted().min(buffer.len());
             match socket::receive(&self.stream, &mut buffer[..wanted]) {
                 Ok((0, _)) => return Ok(End::Closed),
                 Ok((len, fds)) => {
                     self.session.receive(&buffer[..len], fds)?;
                     self.carry_out()?;
+                    self.control.serve(self.guest);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(End::Closed),
                 Err(error) => return Err(error.into()),
             }
@@ -166,7 +175,11 @@ impl<'s> Connection<'s> {
         ];
         let kick = self.control.kick();
         wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
-        poll(&mut wait, None).map_err(io::Error::from)?;
+        let timeout = self.control.is_polled().then_some(CONTROL_INTERVAL);
+        match poll(&mut wait, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
         let fired = |at: usize| wait.get(at).is_some_and(|fd| !fd.revents().is_empty());
         let (attention, control) = (fired(2), fired(3));
         if self.serving.stopping.is_set() {
@@ -176,7 +189,7 @@ impl<'s> Connection<'s> {
             self.guest.attention.clear();
             self.attend()?;
         }
-        if control {
+        if control || self.control.is_polled() {
             self.control.serve(self.guest);
         }
         Ok(())
@@ -208,11 +221,12 @@ impl<'s> Connection<'s> {
                 self.session.finish(outcome);
             }
             let mut sent = false;
+            let stop = &self.serving.stopping.wake;
             while let Some(outgoing) = self.session.next_outgoing() {
                 sent = true;
                 match (outgoing.channel, &self.backend_channel) {
-                    (Channel::Main, _) => socket::send(&self.stream, &outgoing.bytes, &[])?,
-                    (Channel::Backend, Some(channel)) => socket::send(channel, &outgoing.bytes, &[])?,
+                    (Channel::Main, _) => socket::send(&self.stream, &outgoing.bytes, stop)?,
+                    (Channel::Backend, Some(channel)) => socket::send(channel, &outgoing.bytes, stop)?,
                     (Channel::Backend, None) => {}
                 }
             }
@@ -232,7 +246,10 @@ impl<'s> Connection<'s> {
             Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
             Event::QueueCall { index, call } => match usable(call) {
-                Ok(call) => self.with_live(index, |live| live.call = call),
+                Ok(call) => self.with_live(index, |live| {
+                    live.call = call.map(Arc::new);
+                    live.call_once();
+                }),
                 Err(outcome) => outcome,
             },
             Event::QueueErr { index, err } => match usable(err) {
@@ -261,14 +278,26 @@ impl<'s> Connection<'s> {
         }
     }
 
+    /// Takes the driver's choice. An offload acknowledged without what it needs is as good as not acknowledged (front-ends
+    /// that strip CSUM leave TSO behind); anything not offered is refused and the rings do not start.
     fn features(&mut self, bits: u64, restart: Vec<QueueRestart>) -> Outcome {
-        match Acknowledged::new(self.guest.offered, bits) {
+        let mut bits = bits;
+        let acknowledged = loop {
+            match Acknowledged::new(self.guest.offered, bits) {
+                Err(FeatureFault::Missing { feature, .. }) if bits & feature.bits() != 0 => {
+                    bits &= !feature.bits()
+                }
+                other => break other,
+            }
+        };
+        match acknowledged {
             Ok(acknowledged) => {
-                self.acknowledged = acknowledged;
+                self.acknowledged = Some(acknowledged);
                 self.guest.facts.lock().acknowledged = acknowledged.names().collect();
                 self.restart(restart)
             }
             Err(fault) => {
+                self.acknowledged = None;
                 tracing::warn!(port = self.serving.port.config.name, "SET_FEATURES: {fault}");
                 self.guest.facts.lock().fault = Some(format!("SET_FEATURES: {fault}"));
                 Outcome::Failed
@@ -286,16 +315,25 @@ impl<'s> Connection<'s> {
         let (Ok(kick), Ok(call), Ok(error)) = (usable(kick), usable(call), usable(err)) else {
             return self.refuse(index, "a kick, call or error descriptor is no eventfd");
         };
+        let Some(acknowledged) = self.acknowledged else {
+            return self.refuse(index, "no features were agreed");
+        };
         let queue = match self.resume(&setup, state) {
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
-        let (memory, rules) = (Arc::clone(&self.memory), Rules::new(self.acknowledged));
+        let (memory, rules) = (Arc::clone(&self.memory), Rules::new(acknowledged));
+        let call = call.map(Arc::new);
         let live = Live { queue, memory, rules, enabled, call, error, polled: kick.is_none() };
         if index == self.guest.control_index() {
             let mac = self.serving.port.config.mac.unwrap_or_default();
             let pairs = self.guest.transmit.len() as u16;
-            self.control.start(live, kick, ControlState::new(self.acknowledged, Endian::Little, mac, pairs));
+            // Until the driver says otherwise it uses one pair (virtio 1.3 §5.1.5).
+            if acknowledged.has(Features::MQ) {
+                self.guest.pairs_used.store(1, Relaxed);
+                self.guest.count_ready();
+            }
+            self.control.start(live, kick, ControlState::new(acknowledged, Endian::Little, mac, pairs));
             return Outcome::Done;
         }
         self.place(index, live);
@@ -321,6 +359,8 @@ impl<'s> Connection<'s> {
         let Some((slot, _)) = self.guest.slot(index) else { return };
         // We look at receive buffers when there is a frame for them: their kicks are never needed.
         live.queue.disable_notify();
+        // A back-end before us may have been killed between using buffers and saying so.
+        live.call_once();
         *slot.lock() = Some(live);
         self.guest.count_ready();
     }
@@ -328,6 +368,7 @@ impl<'s> Connection<'s> {
     fn stop(&mut self, index: u16) -> RingState {
         if index == self.guest.control_index() {
             self.guest.filter.store(None);
+            self.guest.pairs_used.store(u16::MAX, Relaxed);
             return self.control.stop();
         }
         self.unwatch(index);
@@ -335,6 +376,9 @@ impl<'s> Connection<'s> {
             return state;
         }
         let taken = self.guest.slot(index).and_then(|(slot, _)| slot.lock().take());
+        if index.is_multiple_of(2) {
+            self.guest.receive[usize::from(index / 2)].forget_filled();
+        }
         self.guest.count_ready();
         taken.map(|live| live.queue.state()).unwrap_or_default()
     }

@@ -2,14 +2,11 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
-use std::io::{self, IoSlice, IoSliceMut};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// File descriptors taken from one message at most; the kernel closes the rest (`SCM_MAX_FD` is 253).
 const FDS_MAX: usize = 64;
@@ -37,28 +34,27 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize
     Ok((received.bytes, fds))
 }
 
-/// Sends all of `bytes`, `fds` with the first of them; waits at most [`REPLY_TIMEOUT`] for room.
-pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let (mut rest, mut first) = (bytes, true);
+/// Sends all of `bytes`; waits at most [`REPLY_TIMEOUT`] in all for room, and not at all once `stop` is readable.
+pub(super) fn send(socket: impl AsFd, bytes: &[u8], stop: impl AsFd) -> io::Result<()> {
+    let deadline = Instant::now() + REPLY_TIMEOUT;
+    let mut rest = bytes;
     while !rest.is_empty() {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if first && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        match sendmsg(&socket, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
-        {
-            Ok(sent) => {
-                rest = &rest[sent..];
-                first = false;
-            }
+        match rustix::net::send(&socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(sent) => rest = &rest[sent..],
             Err(Errno::AGAIN) => {
-                let timeout = Timespec { tv_sec: REPLY_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-                if poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout))? == 0 {
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "the front-end does not read its replies",
-                    ));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+                let mut wait = [PollFd::new(&socket, PollFlags::OUT), PollFd::new(&stop, PollFlags::IN)];
+                match poll(&mut wait, Some(&timeout)) {
+                    Ok(0) => {
+                        return Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "the front-end does not read its replies",
+                        ));
+                    }
+                    Ok(_) if !wait[1].revents().is_empty() => return Err(io::ErrorKind::Interrupted.into()),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
             Err(Errno::INTR) => {}

@@ -215,9 +215,10 @@ enum Step {
 }
 
 impl Active {
+    /// Has the source looked at; one look without work and it rests again, so kicks alone keep nobody busy.
     fn insert(active: &mut Vec<Self>, number: u32, now: Instant) {
         if !active.iter().any(|entry| entry.number == number) {
-            active.push(Self { number, last_work: now });
+            active.push(Self { number, last_work: now.checked_sub(LINGER).unwrap_or(now) });
         }
     }
 
@@ -233,7 +234,7 @@ impl Active {
             Attachment::Tap(_) => Step::Rest,
             Attachment::Guest(guest) => {
                 let mut guard = guest.transmit[usize::from(source.index)].live.lock();
-                match guard.as_mut().filter(|live| live.enabled && live.queue.fault().is_none()) {
+                match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
                     Some(live) if live.polled => Step::Doze,
                     Some(live) => {
                         if live.queue.enable_notify() {
