@@ -7,19 +7,47 @@
 //! (by default: the process dies, as it should for a fault of our own).
 //!
 //! The handler is async-signal-safe: it reads atomics and makes one system call. The table only grows, in
-//! chunks that are never freed, so the handler may walk it at any time.
+//! chunks that are never freed, so the handler may walk it at any time. Places are reused while it walks:
+//! each carries a sequence number that is odd while its range changes, and the handler acts on a range only
+//! if the number was even and the same before and after it was read. The entry of the address that faulted
+//! is never passed over by that: whoever touches a mapping keeps it, so its entry is not changing.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, Once};
 
 const CHUNK: usize = 256;
 const CHUNKS: usize = 256;
 
-/// One watched range: `start == 0` means free.
+/// One watched range: `start == 0` means free. Written by the one [`Slot`] that holds it.
+#[derive(Default)]
 struct Entry {
+    /// Odd while `start` and `len` change.
+    sequence: AtomicUsize,
     start: AtomicUsize,
     len: AtomicUsize,
     dead: AtomicBool,
+}
+
+impl Entry {
+    /// Makes the range another one.
+    fn set(&self, start: usize, len: usize) {
+        let before = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(before.wrapping_add(1), Ordering::Relaxed);
+        // Whoever reads one of the new words below also sees the odd number.
+        fence(Ordering::Release);
+        self.start.store(start, Ordering::Relaxed);
+        self.len.store(len, Ordering::Relaxed);
+        self.sequence.store(before.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Start and length that belong together; `None` while they change. Async-signal-safe.
+    fn range(&self) -> Option<(usize, usize)> {
+        let before = self.sequence.load(Ordering::Acquire);
+        let range = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let after = self.sequence.load(Ordering::Relaxed);
+        (before.is_multiple_of(2) && before == after).then_some(range)
+    }
 }
 
 static TABLE: [AtomicPtr<[Entry; CHUNK]>; CHUNKS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS];
@@ -39,7 +67,10 @@ pub(crate) struct Slot(Option<&'static Entry>);
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#x}+{:#x}", self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed))
+        match self.range() {
+            Some((start, len)) => write!(f, "{start:#x}+{len:#x}"),
+            None => f.write_str("changing"),
+        }
     }
 }
 
@@ -57,8 +88,7 @@ impl Slot {
         };
         if let Some(entry) = entry {
             entry.dead.store(false, Ordering::Relaxed);
-            entry.len.store(len, Ordering::Relaxed);
-            entry.start.store(start, Ordering::Release);
+            entry.set(start, len);
         }
         Self(entry)
     }
@@ -71,7 +101,7 @@ impl Slot {
     /// Ends the watch; to be called before the range is unmapped.
     pub(crate) fn forget(&mut self) {
         if let Some(entry) = self.0.take() {
-            entry.start.store(0, Ordering::Release);
+            entry.set(0, 0);
             FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(entry);
         }
     }
@@ -79,9 +109,7 @@ impl Slot {
 
 fn grow(free: &mut Vec<&'static Entry>) {
     let Some(place) = TABLE.iter().find(|chunk| chunk.load(Ordering::Relaxed).is_null()) else { return };
-    let entry =
-        || Entry { start: AtomicUsize::new(0), len: AtomicUsize::new(0), dead: AtomicBool::new(false) };
-    let chunk: &'static [Entry; CHUNK] = Box::leak(Box::new(std::array::from_fn(|_| entry())));
+    let chunk: &'static [Entry; CHUNK] = Box::leak(Box::new(std::array::from_fn(|_| Entry::default())));
     place.store(std::ptr::from_ref(chunk).cast_mut(), Ordering::Release);
     free.extend(chunk.iter());
 }
@@ -118,8 +146,7 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
         }
         // SAFETY: chunks are leaked boxes, valid forever.
         for entry in unsafe { &*chunk } {
-            let start = entry.start.load(Ordering::Acquire);
-            let len = entry.len.load(Ordering::Relaxed);
+            let Some((start, len)) = entry.range() else { continue };
             if start != 0 && at >= start && at - start < len && bury(start, len) {
                 entry.dead.store(true, Ordering::Release);
                 DEATHS.fetch_add(1, Ordering::Release);
@@ -165,5 +192,49 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
             let handler: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(handler) };
             handler(signal);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_read_whole_or_not_at_all() {
+        let (entry, done) = (Entry::default(), AtomicBool::new(false));
+        let rounds = if cfg!(miri) { 200 } else { 200_000 };
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut seen = 0;
+                        while !done.load(Ordering::Relaxed) || seen == 0 {
+                            if let Some((start, len)) = entry.range() {
+                                assert_eq!(start, len * 3, "a start and a length of different ranges");
+                                seen += 1;
+                            }
+                            std::thread::yield_now();
+                        }
+                        seen
+                    })
+                })
+                .collect();
+            for round in 1..=rounds {
+                entry.set(round * 3, round);
+                entry.set(0, 0);
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
+        });
+        assert_eq!(entry.range(), Some((0, 0)));
+    }
+
+    #[test]
+    fn a_range_that_changes_is_not_read() {
+        let entry = Entry::default();
+        entry.set(4096, 8192);
+        assert_eq!(entry.range(), Some((4096, 8192)));
+        entry.sequence.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(entry.range(), None);
     }
 }
