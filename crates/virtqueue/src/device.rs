@@ -100,7 +100,7 @@ impl DeviceQueue {
     /// Gives `chain` back to the driver with `written` bytes written (more than it has room for are cut
     /// off). The driver sees it after [`Self::flush`]; with IN_ORDER, not before all older ones.
     ///
-    /// While logging, the pages of the whole writable part (as found in `burst`) are marked dirty.
+    /// While logging, the pages of the first `written` bytes for writing (as found in `burst`) are marked dirty.
     #[inline]
     pub fn complete(&mut self, burst: &Burst<'_>, chain: Chain, written: u32) {
         let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
@@ -120,7 +120,7 @@ impl DeviceQueue {
 
     #[cold]
     fn complete_special(&mut self, burst: &Burst<'_>, chain: &Chain, used: Used) {
-        self.log_buffers(burst, chain);
+        self.log_buffers(burst, chain, used.written);
         let Some(order) = &mut self.order else { return self.put_used(used) };
         order.insert(chain.sequence, used);
         while let Some(used) = self.order.as_mut().and_then(InOrder::take) {
@@ -211,12 +211,15 @@ impl DeviceQueue {
 /// Dirty logging: rare and off the fast path.
 impl DeviceQueue {
     #[cold]
-    fn log_buffers(&self, burst: &Burst<'_>, chain: &Chain) {
+    fn log_buffers(&self, burst: &Burst<'_>, chain: &Chain, written: u32) {
         let Some(RingLog { log, .. }) = &self.log else { return };
+        let mut left = written as usize;
         for segment in burst.writable(chain) {
+            let len = segment.len().min(left);
             if let Some(addr) = self.memory.guest_of_slice(segment) {
-                log.mark(addr, segment.len() as u64);
+                log.mark(addr, len as u64);
             }
+            left -= len;
         }
     }
 

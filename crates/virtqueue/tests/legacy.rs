@@ -118,8 +118,15 @@ fn every_write_is_logged() {
         assert_eq!(pages(&log), if packed { vec![0, 5, 6] } else { vec![5, 6, 7] }, "the used entry");
         assert!(!queue.enable_notify());
         assert_eq!(pages(&log), if packed { vec![0, 2, 5, 6] } else { vec![5, 6, 7] }, "the wish");
+        // Of a buffer only what was written.
+        driver.add(&[], &[(GuestAddr(0x3ffc), 8)], 2).unwrap();
+        driver.publish();
+        assert_eq!(queue.pop(&memory, &mut burst, 8), Ok(1));
+        let chain = burst.take().unwrap();
+        queue.complete(&burst, chain, 4);
+        assert!(log.is_marked(GuestAddr(0x3000)) && !log.is_marked(GuestAddr(0x4000)));
         queue.set_log(None);
-        driver.add(&[], &[(GuestAddr(0x4000), 8)], 2).unwrap();
+        driver.add(&[], &[(GuestAddr(0x4000), 8)], 3).unwrap();
         driver.publish();
         assert_eq!(queue.pop(&memory, &mut burst, 8), Ok(1));
         let chain = burst.take().unwrap();
