@@ -49,7 +49,8 @@ faults! {
         AvailIndexJump = "avail-index-jump", "the available index is ahead by more than the queue size";
         /// A head or `next` field is no index of the descriptor table.
         DescriptorIndex = "descriptor-index", "a descriptor index is outside the table";
-        /// More descriptors than the queue or an indirect table may hold, a loop among them (virtio 1.3 §2.7.5.2).
+        /// More descriptors than the queue has or [`CHAIN_DESCRIPTORS_MAX`](crate::CHAIN_DESCRIPTORS_MAX), a loop
+        /// among them (virtio 1.3 §2.7.5.2).
         ChainTooLong = "chain-too-long", "a descriptor chain is longer than allowed, or loops";
         /// The packed ring holds more descriptors in flight than it has.
         RingOverrun = "ring-overrun", "descriptors were made available again before they were used";
@@ -69,7 +70,7 @@ faults! {
         IndirectInIndirect = "indirect-in-indirect", "an indirect descriptor inside an indirect table";
         /// A descriptor both indirect and continued (virtio 1.3 §2.7.5.3.1).
         IndirectWithNext = "indirect-with-next", "an indirect descriptor that has a next one";
-        /// An indirect table's size is zero, no multiple of 16, or more than the limit.
+        /// An indirect table's size is zero or no multiple of 16.
         IndirectTableSize = "indirect-table-size", "an indirect table has an impossible size";
         /// An indirect table is not, or not entirely, in the guest's memory.
         IndirectTableRange = "indirect-table-range", "an indirect table lies outside the guest's memory";

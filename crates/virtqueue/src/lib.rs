@@ -15,9 +15,9 @@
 //! the call with one fence. Ring words are `guestmem::MemArea` accesses without any translation; only
 //! buffers are translated, with the last region remembered.
 //!
-//! **Limits.** A queue is owned by one thread at a time. Each ring area lies inside one region. Descriptors
-//! of one chain are at most the queue's size, or [`INDIRECT_DESCRIPTORS_MAX`] in an indirect table when the
-//! queue is smaller than that.
+//! **Limits.** A queue is owned by one thread at a time. Each ring area lies inside one region. A chain has at
+//! most [`CHAIN_DESCRIPTORS_MAX`] descriptors, indirect ones counted, and in the ring itself never more than
+//! the queue has. One pop walks a few thousand descriptors at most, whatever the driver offers.
 
 mod burst;
 mod descriptor;
@@ -38,4 +38,4 @@ pub use device::DeviceQueue;
 pub use driver::{DriverQueue, IndirectArea, QueueFull};
 pub use fault::{DeviceFault, DriverFault};
 pub use setup::{Endian, QueueSetup, QueueSize, RingArea, RingFeatures, RingLog, RingState, SetupFault};
-pub use walk::{INDIRECT_DESCRIPTORS_MAX, SEGMENTS_MAX};
+pub use walk::{CHAIN_DESCRIPTORS_MAX, SEGMENTS_MAX};

@@ -46,17 +46,6 @@ pub(crate) struct Held {
     pub(crate) word: u64,
 }
 
-/// What popping moves on.
-#[derive(Clone, Copy, Debug)]
-struct Next {
-    /// Next descriptor to pop.
-    position: Position,
-    /// Descriptors popped and not used.
-    in_flight: u16,
-    /// Chains popped so far, free-running.
-    sequence: u16,
-}
-
 /// The device's half of a packed ring.
 pub(crate) struct PackedRing {
     desc: Descriptors,
@@ -65,9 +54,14 @@ pub(crate) struct PackedRing {
     size: u16,
     indirect: bool,
     event_idx: bool,
-    next: Next,
+    /// Next descriptor to pop.
+    avail: Position,
     /// Next descriptor to be overwritten by a used one.
     used: Position,
+    /// Descriptors popped and not used.
+    in_flight: u16,
+    /// Chains popped so far, free-running.
+    sequence: u16,
     held: Option<Held>,
     /// Descriptors used since the last publish.
     added: u16,
@@ -88,7 +82,6 @@ impl PackedRing {
         } else {
             (avail.index <= used.index).then(|| size - used.index + avail.index)
         };
-        let in_flight = in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?;
         Ok(Self {
             desc: areas.desc,
             driver_event: areas.driver,
@@ -96,8 +89,10 @@ impl PackedRing {
             size,
             indirect: setup.features.indirect,
             event_idx: setup.features.event_idx,
-            next: Next { position: avail, in_flight, sequence: 0 },
+            avail,
             used,
+            in_flight: in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?,
+            sequence: 0,
             held: None,
             added: 0,
             called: false,
@@ -107,8 +102,8 @@ impl PackedRing {
 
     pub(crate) fn state(&self) -> RingState {
         RingState {
-            avail: self.next.position.index,
-            avail_wrap: self.next.position.wrap,
+            avail: self.avail.index,
+            avail_wrap: self.avail.wrap,
             used: self.used.index,
             used_wrap: self.used.wrap,
         }
@@ -116,7 +111,7 @@ impl PackedRing {
 
     #[inline(always)]
     pub(crate) fn sequence(&self) -> u16 {
-        self.next.sequence
+        self.sequence
     }
 
     #[inline(never)]
@@ -127,44 +122,38 @@ impl PackedRing {
         max: usize,
     ) -> (usize, Option<DriverFault>) {
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
-        // In registers for the loop, written back once.
-        let mut next = self.next;
-        let mut popped = 0;
-        let mut fault = None;
-        while popped < max && burst.segments.len() < segments_max {
-            let Some(head) = self.available(next.position) else { break };
-            let single = next.in_flight < self.size
-                && walk::single(memory, &mut self.hints, burst, &head, head.link, next.sequence);
+        for popped in 0..max {
+            let Some(head) = self.next_available() else { return (popped, None) };
+            if burst.segments.len() >= segments_max {
+                return (popped, None);
+            }
+            let single = self.in_flight < self.size
+                && walk::single(memory, &mut self.hints, burst, &head, head.link, self.sequence);
             let slots = if single {
                 1
             } else {
-                match self.walk(memory, burst, head, next) {
+                match self.walk(memory, burst, head) {
                     Ok(slots) => slots,
-                    Err(broken) => {
-                        fault = Some(broken);
-                        break;
-                    }
+                    Err(fault) => return (popped, Some(fault)),
                 }
             };
-            next.position = next.position.forward(slots, self.size);
-            next.in_flight += slots;
-            next.sequence = next.sequence.wrapping_add(1);
-            popped += 1;
+            self.avail = self.avail.forward(slots, self.size);
+            self.in_flight += slots;
+            self.sequence = self.sequence.wrapping_add(1);
         }
-        self.next = next;
-        (popped, fault)
+        (max, None)
     }
 
-    /// A copy of the descriptor at `position`, if the driver made it available.
+    /// A copy of the next descriptor, if the driver made it available.
     ///
     /// Flags, id and length come in one load, so there is no second look at words that could have changed.
     /// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
     #[inline(always)]
-    fn available(&self, position: Position) -> Option<Descriptor> {
-        let index = usize::from(position.index);
+    fn next_available(&self) -> Option<Descriptor> {
+        let index = usize::from(self.avail.index);
         let word = self.desc.load_u64(index, 8, Ordering::Acquire);
         let flags = (u64::from_le(word) >> 48) as u16;
-        let wanted = if position.wrap { AVAIL } else { USED };
+        let wanted = if self.avail.wrap { AVAIL } else { USED };
         if flags & (AVAIL | USED) != wanted {
             return None;
         }
@@ -178,18 +167,17 @@ impl PackedRing {
         memory: &'m GuestMemory,
         burst: &mut Burst<'m>,
         head: Descriptor,
-        next: Next,
     ) -> Result<u16, DriverFault> {
         let rules = Rules {
             ring: &self.desc,
             size: self.size,
-            room: self.size - next.in_flight,
+            room: self.size - self.in_flight,
             indirect: self.indirect,
         };
         let segments = burst.segments.len();
         let mut walk = Walk::new(memory, &mut self.hints, burst);
-        let walked = match rules.follow(next.position, head, &mut walk) {
-            Ok((id, slots)) => walk.finish(id, slots, next.sequence).map(|()| slots),
+        let walked = match rules.follow(self.avail, head, &mut walk) {
+            Ok((id, slots)) => walk.finish(id, slots, self.sequence).map(|()| slots),
             Err(fault) => Err(fault),
         };
         if walked.is_err() {
@@ -200,14 +188,11 @@ impl PackedRing {
 
     /// Gives back the chain popped last.
     pub(crate) fn unpop(&mut self, chain: &Chain) {
-        let Next { position, in_flight, sequence } = self.next;
-        let previous = sequence.wrapping_sub(1);
+        let previous = self.sequence.wrapping_sub(1);
         assert!(chain.sequence == previous, "unpop of a chain that was not popped last");
-        self.next = Next {
-            position: position.back(chain.slots, self.size),
-            in_flight: in_flight - chain.slots,
-            sequence: previous,
-        };
+        self.sequence = previous;
+        self.avail = self.avail.back(chain.slots, self.size);
+        self.in_flight -= chain.slots;
     }
 
     /// Writes a used descriptor; the driver sees it after [`Self::publish`].
@@ -226,7 +211,7 @@ impl PackedRing {
             self.desc.store_u64(index, 8, word, Ordering::Relaxed);
         }
         self.used = self.used.forward(entry.slots, self.size);
-        self.next.in_flight -= entry.slots;
+        self.in_flight -= entry.slots;
         self.added += entry.slots;
     }
 
@@ -246,7 +231,7 @@ impl PackedRing {
     }
 
     pub(crate) fn has_available(&self) -> bool {
-        self.available(self.next.position).is_some()
+        self.next_available().is_some()
     }
 
     pub(crate) fn disable_notify(&mut self) {
@@ -262,8 +247,7 @@ impl PackedRing {
 
     /// Tells the driver when to kick: at descriptor `avail`, always, or never.
     fn wish(&mut self, flags: u16) {
-        let Position { index: offset, wrap } = self.next.position;
-        let wish = PackedEvent { offset, wrap, flags };
+        let wish = PackedEvent { offset: self.avail.index, wrap: self.avail.wrap, flags };
         self.device_event.store_u32(0, wish.to_word(), Ordering::Relaxed);
     }
 }

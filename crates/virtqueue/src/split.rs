@@ -9,7 +9,7 @@ use crate::setup::{
     Areas, AvailEntries, Descriptors, Endian, QueueSetup, RingState, SetupFault, UsedEntries, host_u16,
     host_u32,
 };
-use crate::walk::{self, Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
+use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
 use guestmem::{GuestMemory, MemArea};
 use std::sync::atomic::{Ordering, fence};
 
@@ -289,12 +289,12 @@ impl Rules<'_> {
         walk: &mut Walk<'_, '_>,
     ) -> Result<u16, DriverFault> {
         let mut descriptor = first;
-        for slots in 1..=self.size {
+        for slots in 1..=self.size.min(CHAIN_DESCRIPTORS_MAX) {
             if descriptor.is(INDIRECT) {
                 if !self.indirect {
                     return Err(DriverFault::IndirectNotNegotiated);
                 }
-                let room = self.size.max(INDIRECT_DESCRIPTORS_MAX) - (slots - 1);
+                let room = CHAIN_DESCRIPTORS_MAX - (slots - 1);
                 walk.add_split_table(&descriptor, room, BIG)?;
                 return Ok(slots);
             }

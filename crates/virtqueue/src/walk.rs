@@ -9,15 +9,21 @@ use crate::descriptor::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use crate::fault::DriverFault;
 use guestmem::{GuestAddr, GuestMemory, MemSlice, RegionHint};
 
-/// Entries an indirect table may always have, even when the queue is smaller. Drivers rely on more than the
-/// letter of virtio 1.3 §2.7.5.3.1 allows; this is what other devices accept.
-pub const INDIRECT_DESCRIPTORS_MAX: u16 = 1024;
+/// Descriptors of one chain at most, those in the ring and those in an indirect table together.
+///
+/// A smaller queue does not lower it for indirect tables: drivers rely on more than the letter of virtio 1.3
+/// §2.7.5.3.1 allows. A larger queue does not raise it: every entry of a split ring may name the same chain,
+/// so a chain as long as the largest ring would cost a driver nothing and the device 32768 descriptors each
+/// time. QEMU draws the line at the same number (`VIRTQUEUE_MAX_SIZE`).
+pub const CHAIN_DESCRIPTORS_MAX: u16 = 1024;
 
-/// Segments of one chain at most. A chain reaches it only by crossing regions at almost every descriptor.
-pub const SEGMENTS_MAX: usize = 1 << 16;
+/// Segments of one chain at most. A chain reaches it only by crossing several regions at every descriptor.
+pub const SEGMENTS_MAX: usize = 4096;
 
-/// After this many segments a pop stops early and leaves further chains to the next one, so that the list of
-/// a burst stays small whatever the driver does.
+/// After this many segments a pop stops early and leaves further chains to the next one. Every descriptor
+/// of a buffer makes a segment at least, and a faulty chain ends the pop: so this bounds the descriptors that
+/// one pop walks, too, to this number and one chain's more (tables themselves not counted, one for each
+/// chain).
 pub(crate) const SEGMENTS_PER_POP: usize = 4096;
 
 /// Regions that answered last: one hint for buffers, one for indirect tables.
@@ -119,8 +125,11 @@ impl<'w, 'm> Walk<'w, 'm> {
         }
         let size = DESCRIPTOR_SIZE as u32;
         let entries = descriptor.len / size;
-        if entries == 0 || !descriptor.len.is_multiple_of(size) || entries > u32::from(room) {
+        if entries == 0 || !descriptor.len.is_multiple_of(size) {
             return Err(DriverFault::IndirectTableSize);
+        }
+        if entries > u32::from(room) {
+            return Err(DriverFault::ChainTooLong);
         }
         Ok(entries as u16)
     }

@@ -8,7 +8,7 @@
 use guestmem::{FrontendAddr, GuestAddr, GuestMemory, Mapping, Region};
 use std::sync::Arc;
 use virtqueue::{
-    Burst, Chain, DeviceQueue, DriverFault, Endian, INDIRECT_DESCRIPTORS_MAX, QueueSetup, QueueSize,
+    Burst, CHAIN_DESCRIPTORS_MAX, Chain, DeviceQueue, DriverFault, Endian, QueueSetup, QueueSize,
     RingFeatures, RingState,
 };
 
@@ -220,7 +220,7 @@ impl Run {
         assert_eq!(writable.len(), chain.writable_segments());
         assert!(chain.readable_len().checked_add(chain.writable_len()).is_some_and(|total| total > 0));
         assert!((1..=self.setup.size.get()).contains(&chain.descriptors()));
-        let limit = usize::from(self.setup.size.get().max(INDIRECT_DESCRIPTORS_MAX));
+        let limit = usize::from(CHAIN_DESCRIPTORS_MAX);
         assert!(readable.len() + writable.len() <= 3 * limit);
         for segment in readable.iter().chain(writable) {
             assert!(!segment.is_empty());
