@@ -6,7 +6,7 @@ use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::fault::DriverFault;
 use crate::in_order::Used;
 use crate::setup::{Areas, Descriptors, QueueSetup, RingState, SetupFault};
-use crate::walk::{self, Hints, INDIRECT_DESCRIPTORS_MAX, SEGMENTS_PER_POP, Walk};
+use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
 use guestmem::{GuestMemory, MemArea};
 use std::sync::atomic::{Ordering, fence};
 
@@ -272,12 +272,12 @@ impl Rules<'_> {
         walk: &mut Walk<'_, '_>,
     ) -> Result<(u16, u16), DriverFault> {
         let mut descriptor = head;
-        for slots in 1..=self.room {
+        for slots in 1..=self.room.min(CHAIN_DESCRIPTORS_MAX) {
             if descriptor.is(INDIRECT) {
                 if !self.indirect {
                     return Err(DriverFault::IndirectNotNegotiated);
                 }
-                let room = self.size.max(INDIRECT_DESCRIPTORS_MAX) - (slots - 1);
+                let room = CHAIN_DESCRIPTORS_MAX - (slots - 1);
                 walk.add_packed_table(&descriptor, room)?;
                 return Ok((descriptor.link, slots));
             }
@@ -289,7 +289,8 @@ impl Rules<'_> {
             position = position.forward(1, self.size);
             descriptor = Descriptor::from_packed(descriptor::load(self.ring, position.index));
         }
-        Err(if self.room == self.size { DriverFault::ChainTooLong } else { DriverFault::RingOverrun })
+        let overrun = self.room < self.size.min(CHAIN_DESCRIPTORS_MAX);
+        Err(if overrun { DriverFault::RingOverrun } else { DriverFault::ChainTooLong })
     }
 }
 
