@@ -407,7 +407,7 @@ mod tests {
         assert!(matches!(fault(&|s| s.driver.0 += 1), Some(SetupFault::Misaligned { align: 2, .. })));
         assert!(matches!(fault(&|s| s.device.0 += 2), Some(SetupFault::Misaligned { align: 4, .. })));
         assert!(matches!(fault(&|s| s.desc = GuestAddr(0x4f10)), Some(SetupFault::OutsideMemory { .. })));
-        let last = GuestAddr(u64::MAX & !15);
+        let last = GuestAddr(0u64.wrapping_sub(16));
         assert!(matches!(fault(&|s| s.desc = last), Some(SetupFault::AddressOverflow { .. })));
         let big = |s: &mut QueueSetup| {
             (s.features.packed, s.features.endian) = (true, Endian::Big);
