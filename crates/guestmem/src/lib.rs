@@ -33,7 +33,7 @@ pub mod vectored;
 pub use addr::{FrontendAddr, GuestAddr, Iova};
 pub use area::MemArea;
 pub use log::DirtyLog;
-pub use mapping::{MapError, Mapping};
+pub use mapping::{ACCEPTED_FILE_SYSTEMS, MapError, Mapping};
 pub use memory::{GuestMemory, MemoryFault, REGIONS_MAX, Region, RegionHint};
 pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};
 pub use table::MemTable;

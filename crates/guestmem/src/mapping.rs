@@ -1,6 +1,7 @@
 //! One shared mapping of a file that a front-end handed over.
 
 use crate::sigbus;
+#[cfg(not(miri))]
 use std::os::fd::AsFd;
 use thiserror::Error;
 
@@ -14,6 +15,17 @@ pub enum MapError {
         len: u64,
         /// Offset into the file, in bytes.
         offset: u64,
+    },
+    /// No regular file: a device, a pipe, a socket, an eventfd.
+    #[error("region is no regular file: accepted are files of {ACCEPTED_FILE_SYSTEMS}")]
+    FileKind,
+    /// A file system on which a page fault may wait for somebody other than this host's kernel.
+    #[error(
+        "region lies on a file system with magic number {magic:#x}: accepted are files of {ACCEPTED_FILE_SYSTEMS}"
+    )]
+    FileSystem {
+        /// The type that `fstatfs` gives.
+        magic: u32,
     },
     /// The file ends before the region does.
     #[error("region needs {need:#x} bytes of its file, which has {size:#x}")]
@@ -30,6 +42,23 @@ pub enum MapError {
 
 /// The largest mapping accepted, in bytes: the user half of a 48-bit address space.
 const LEN_MAX: u64 = 1 << 47;
+
+/// On which file systems [`Mapping::file`] takes files, for messages.
+pub const ACCEPTED_FILE_SYSTEMS: &str =
+    "tmpfs (memfd, /dev/shm), hugetlbfs, ramfs, ext2 to ext4, xfs and btrfs";
+
+/// File systems whose pages come from this host's memory or its own disks, by the magic numbers of
+/// `linux/magic.h`. On any other (FUSE, network file systems) a page fault of ours may wait for a program or
+/// a machine that the front-end controls, for as long as that likes, and no signal ends it.
+#[cfg(not(miri))]
+const FILE_SYSTEMS: [u32; 6] = [
+    0x0102_1994, // tmpfs
+    0x9584_58f6, // hugetlbfs
+    0x8584_58f6, // ramfs
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+];
 
 /// A shared, readable and writable mapping. Unmapped when dropped.
 #[derive(Debug)]
@@ -48,7 +77,8 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes of `file` from byte `offset` on. Neither needs to be page-aligned; huge pages of a
-    /// hugetlbfs file are recognised by the file's block size.
+    /// hugetlbfs file are recognised by the file's block size. Only a regular file of a file system in
+    /// [`ACCEPTED_FILE_SYSTEMS`] is mapped; that is settled before anything of it is touched.
     #[cfg(not(miri))]
     pub fn file(file: impl AsFd, offset: u64, len: u64) -> Result<Self, MapError> {
         use rustix::mm::{MapFlags, ProtFlags, mmap};
@@ -56,9 +86,16 @@ impl Mapping {
             return Err(MapError::Length { len, offset });
         }
         let stat = rustix::fs::fstat(&file)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(MapError::FileKind);
+        }
+        // Magic numbers have 32 bits; the field is a word of either sign.
+        let magic = rustix::fs::fstatfs(&file)?.f_type as u32;
+        if !FILE_SYSTEMS.contains(&magic) {
+            return Err(MapError::FileSystem { magic });
+        }
         let (need, size) = (offset + len, stat.st_size as u64);
-        // A character device (/dev/zero style) has no size; only regular files are checked.
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() && need > size {
+        if need > size {
             return Err(MapError::FileTooSmall { need, size });
         }
         let page = (stat.st_blksize as u64).max(rustix::param::page_size() as u64);

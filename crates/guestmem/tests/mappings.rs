@@ -63,6 +63,61 @@ fn absurd_maps_are_refused_by_name() {
 }
 
 #[test]
+fn only_regular_files_of_known_file_systems_are_mapped() {
+    use rustix::fs::{Mode, OFlags, fstatfs, open};
+    let device = open("/dev/zero", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let (reader, _writer) = rustix::pipe::pipe().unwrap();
+    let directory = open("/", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    for file in [&device, &reader, &directory] {
+        let error = Mapping::file(file, 0, 4096).unwrap_err();
+        assert!(matches!(error, MapError::FileKind), "{error}");
+        assert!(error.to_string().contains("accepted are files of tmpfs"), "{error}");
+    }
+    // A regular file of procfs: on a file system that is not listed.
+    let foreign = open("/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let error = Mapping::file(&foreign, 0, 4096).unwrap_err();
+    assert!(matches!(error, MapError::FileSystem { magic: 0x9fa0 }), "{error}");
+    assert!(error.to_string().contains("0x9fa0: accepted are files of tmpfs"), "{error}");
+    // A named tmpfs is as good as a memfd, but the kernel refuses what may only be read.
+    let shm =
+        open("/dev/shm", OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).unwrap();
+    ftruncate(&shm, MIB).unwrap();
+    assert_eq!(fstatfs(&shm).unwrap().f_type, 0x0102_1994);
+    assert!(Mapping::file(&shm, 0, MIB).is_ok());
+    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&shm));
+    let readable = open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    assert!(matches!(Mapping::file(&readable, 0, MIB), Err(MapError::Kernel(rustix::io::Errno::ACCESS))));
+}
+
+#[test]
+fn slots_are_reused_while_others_die() {
+    let alive = memfd(MIB);
+    std::thread::scope(|scope| {
+        let dying = scope.spawn(|| {
+            for _ in 0..200 {
+                let file = memfd(2 * 4096);
+                let memory = GuestMemory::new(vec![region(&file, 0, 0, 2 * 4096)]).unwrap();
+                ftruncate(&file, 4096).unwrap();
+                let mut bytes = [1; 4];
+                memory.slice(GuestAddr(4096), 4).unwrap().read(&mut bytes);
+                assert_eq!((bytes, memory.is_dead()), ([0; 4], true));
+            }
+        });
+        // Places in the table change hands between short and long ranges meanwhile.
+        while !dying.is_finished() {
+            for len in [4096, MIB, 2 * 4096] {
+                let memory = GuestMemory::new(vec![region(&alive, 0, 0, len)]).unwrap();
+                memory.slice(GuestAddr(len - 4), 4).unwrap().write(b"here");
+                assert!(!memory.is_dead());
+            }
+        }
+    });
+    let mut bytes = [0; 4];
+    rustix::io::pread(&alive, &mut bytes, MIB - 4).unwrap();
+    assert_eq!(&bytes, b"here");
+}
+
+#[test]
 fn a_truncated_file_dies_alone() {
     let (victim, other) = (memfd(4 * MIB), memfd(4 * MIB));
     let dying = Arc::new(GuestMemory::new(vec![region(&victim, 0, 0, 4 * MIB)]).unwrap());

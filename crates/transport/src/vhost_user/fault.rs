@@ -2,7 +2,7 @@
 
 use super::Request;
 use super::message::{FDS_MAX, TABLE_REGIONS_MAX};
-use guestmem::{FrontendAddr, MemoryFault};
+use guestmem::{ACCEPTED_FILE_SYSTEMS, FrontendAddr, MemoryFault};
 use thiserror::Error;
 use virtqueue::RingArea;
 
@@ -60,12 +60,28 @@ pub enum FrontendFault {
     Memory { request: Request, fault: MemoryFault },
     #[error("{request}: {len:#x} bytes at file offset {offset:#x}; accepted are 1 byte to 2^47 bytes")]
     MapLength { request: Request, len: u64, offset: u64 },
+    #[error("{request}: its descriptor is no regular file; accepted are files of {ACCEPTED_FILE_SYSTEMS}")]
+    MapFileKind { request: Request },
+    #[error(
+        "{request}: its file lies on a file system with magic number {magic:#x}; accepted are files of {ACCEPTED_FILE_SYSTEMS}"
+    )]
+    MapFileSystem { request: Request, magic: u32 },
     #[error("{request}: needs {need:#x} bytes of its file, which has {size:#x}")]
     MapFileTooSmall { request: Request, need: u64, size: u64 },
     #[error(
         "{request}: the kernel refuses to map its file (errno {errno}); accepted are files open for reading and writing"
     )]
     MapRefused { request: Request, errno: i32 },
+    #[error(
+        "{request}: {len:#x} bytes besides the {mapped:#x} that this session has mapped; accepted are {most:#x} in all"
+    )]
+    SessionMemory { request: Request, len: u64, mapped: u64, most: u64 },
+    #[error("{request}: more than {most} files mapped at once")]
+    SessionMappings { request: Request, most: usize },
+    #[error(
+        "SET_LOG_BASE: {size:#x} bytes; accepted are {most:#x}: one bit for each 4 KiB of guest addresses, and for 4 TiB more"
+    )]
+    LogSize { size: u64, most: u64 },
     #[error("ADD_MEM_REG: more than {most} regions")]
     RegionSlots { most: usize },
     #[error(
@@ -109,8 +125,13 @@ impl FrontendFault {
             Self::RegionCount { .. } => "region-count",
             Self::Memory { .. } => "memory",
             Self::MapLength { .. } => "map-length",
+            Self::MapFileKind { .. } => "map-file-kind",
+            Self::MapFileSystem { .. } => "map-file-system",
             Self::MapFileTooSmall { .. } => "map-file-too-small",
             Self::MapRefused { .. } => "map-refused",
+            Self::SessionMemory { .. } => "session-memory",
+            Self::SessionMappings { .. } => "session-mappings",
+            Self::LogSize { .. } => "log-size",
             Self::RegionSlots { .. } => "region-slots",
             Self::RegionUnknown { .. } => "region-unknown",
             Self::ConfigRange { .. } => "config-range",

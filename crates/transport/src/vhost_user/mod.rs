@@ -70,7 +70,7 @@ mod session;
 pub use event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 pub use fault::FrontendFault;
 pub use features::ProtocolFeatures;
-pub use memory::MEM_SLOTS_MAX;
+pub use memory::{MAPPED_MAX, MAPPINGS_MAX, MEM_SLOTS_MAX};
 pub use message::{CONFIG_SIZE_MAX, Request};
 pub use rings::QUEUES_MAX;
 pub use session::{Offer, Session};

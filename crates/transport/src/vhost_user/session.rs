@@ -3,7 +3,7 @@
 use super::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, TRANSPORT_BITS};
 use super::framing::{Inbox, Message};
-use super::memory::{RegionTable, map_log};
+use super::memory::RegionTable;
 use super::message::{BACKEND_CONFIG_CHANGE, VringState, emit_backend_request, emit_reply};
 use super::rings::{QUEUES_MAX, RingAddresses, Rings, Surroundings};
 use super::{CONFIG_SIZE_MAX, FrontendFault, ProtocolFeatures, Request};
@@ -343,7 +343,7 @@ impl Session {
     }
 
     fn set_log_base(&mut self, message: &Message) -> Result<(), FrontendFault> {
-        self.log = map_log(message)?;
+        self.log = self.regions.map_log(message)?;
         let mut payload = [0; 16];
         payload.copy_from_slice(message.payload.get(..16).unwrap_or(&[0; 16]));
         self.due = Due::LogBase(payload);

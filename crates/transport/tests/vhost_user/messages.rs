@@ -2,8 +2,10 @@
 
 use crate::wire::*;
 use guestmem::{FrontendAddr, GuestAddr};
+use std::os::fd::AsRawFd;
 use transport::vhost_user::{
-    Channel, Event, FrontendFault, Offer, Outcome, ProtocolFeatures, Request, Session,
+    Channel, Event, FrontendFault, MAPPED_MAX, MAPPINGS_MAX, Offer, Outcome, ProtocolFeatures, Request,
+    Session,
 };
 use virtqueue::{QueueSize, RingArea, RingState};
 
@@ -317,15 +319,23 @@ fn memory_maps_that_cannot_be_are_refused_by_name() {
     let fault = |id, payload: Vec<u8>, fds| Wire::negotiated(VERSION_1).fault(id, &payload, fds);
     let two = mem_table(&[region(0, MIB), region(MIB - 4096, MIB)]);
     assert_eq!(fault(5, two, vec![memfd(MIB), memfd(MIB)]).name(), "memory");
-    let add = |region| fault(37, mem_reg(region), vec![memfd(MIB)]);
+    let memory = memfd(MIB);
+    let add = |region| fault(37, mem_reg(region), vec![memory.try_clone().unwrap()]);
     assert!(add(region(0x8000, MIB)).to_string().contains("overlap"));
     assert_eq!(add(region(64 * MIB, MIB + 1)).name(), "map-file-too-small");
     assert_eq!(add(region(64 * MIB, 0)).name(), "map-length");
-    assert_eq!(add(region(64 * MIB, u64::MAX)).name(), "map-length");
+    assert_eq!(add(region(64 * MIB, u64::MAX)).name(), "session-memory");
     assert_eq!(add([64 * MIB, MIB, USER, u64::MAX]).name(), "map-length");
     assert_eq!(add([u64::MAX - 4096, MIB, USER, 0]).name(), "memory");
     assert_eq!(add([64 * MIB, MIB, u64::MAX - 4096, 0]).name(), "memory");
-    assert_eq!(fault(37, mem_reg(region(64 * MIB, MIB)), vec![eventfd()]).name(), "map-refused");
+    // No memory: an eventfd, a file of procfs, and a file that may only be read.
+    let with = |fd| fault(37, mem_reg(region(64 * MIB, MIB)), vec![fd]);
+    assert_eq!(with(eventfd()), FrontendFault::MapFileKind { request: Request::AddMemReg });
+    let foreign = with(std::fs::File::open("/proc/self/maps").unwrap().into());
+    assert_eq!(foreign, FrontendFault::MapFileSystem { request: Request::AddMemReg, magic: 0x9fa0 });
+    assert!(foreign.to_string().contains("accepted are files of tmpfs"), "{foreign}");
+    let readable = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    assert_eq!(with(std::fs::File::open(readable).unwrap().into()).name(), "map-refused");
     // Counts that disagree with the payload, the descriptors, or reason.
     let table = |count: u32, bytes: usize| [u32s(&[count, 0]), vec![0; bytes]].concat();
     for (count, bytes) in [(1, 0), (1, 31), (0, 32), (33, 1024), (u32::MAX, 32)] {
@@ -338,6 +348,91 @@ fn memory_maps_that_cannot_be_are_refused_by_name() {
     assert_eq!(fault(38, gone, vec![]).name(), "region-unknown");
     let log = u64s(&[4096, 0]);
     assert_eq!(fault(6, log, vec![memfd(4095)]).name(), "map-file-too-small");
+}
+
+#[test]
+fn one_sparse_file_does_not_eat_the_address_space() {
+    const TIB: u64 = 1 << 40;
+    let file = memfd(4 * TIB);
+    let with = || vec![file.try_clone().unwrap()];
+    let fresh = || {
+        let mut wire = Wire::fresh();
+        wire.quiet(16, &u64s(&[ProtocolFeatures::all().bits()]), vec![]);
+        wire
+    };
+    let refused = |request, len, mapped| FrontendFault::SessionMemory { request, len, mapped, most: 4 * TIB };
+    assert_eq!(MAPPED_MAX, 4 * TIB);
+
+    // Region by region: what was removed may be mapped again.
+    let mut wire = fresh();
+    for at in [0, 4 * TIB] {
+        wire.quiet(37, &mem_reg(region(at, 2 * TIB)), with());
+    }
+    wire.quiet(38, &mem_reg(region(0, 2 * TIB)), vec![]);
+    wire.quiet(37, &mem_reg(region(8 * TIB, 2 * TIB)), with());
+    let fault = wire.fault(37, &mem_reg(region(16 * TIB, 4096)), with());
+    assert_eq!(fault, refused(Request::AddMemReg, 4096, 4 * TIB));
+    assert!(fault.to_string().contains("accepted are 0x40000000000 in all"), "{fault}");
+
+    // Table by table: the old one is there until the new one is.
+    let mut wire = fresh();
+    for _ in 0..3 {
+        wire.quiet(5, &mem_table(&[region(0, 2 * TIB)]), with());
+    }
+    let fault = wire.fault(5, &mem_table(&[region(0, 2 * TIB + 4096)]), with());
+    assert_eq!(fault, refused(Request::SetMemTable, 2 * TIB + 4096, 2 * TIB));
+
+    // A table that the host still holds, for a suspended ring, counts for as long as it does.
+    let mut wire = fresh();
+    wire.quiet(5, &mem_table(&[region(0, 2 * TIB)]), with());
+    let held = wire.session.memory().clone();
+    wire.quiet(5, &mem_table(&[region(0, TIB)]), with());
+    let more = mem_table(&[region(0, TIB + 4096)]);
+    wire.quiet(5, &mem_table(&[region(0, TIB)]), with());
+    drop(held);
+    wire.quiet(5, &more, with());
+    let _held = wire.session.memory().clone();
+    wire.quiet(5, &mem_table(&[region(0, TIB)]), with());
+    let fault = wire.fault(5, &mem_table(&[region(0, 2 * TIB)]), with());
+    assert_eq!(fault, refused(Request::SetMemTable, 2 * TIB, 2 * TIB + 4096));
+}
+
+#[test]
+fn one_session_holds_a_bounded_number_of_mappings() {
+    let mut wire = Wire::fresh();
+    let file = memfd(32 * 4096);
+    let table: Vec<_> = (0..32).map(|at| region(at * MIB, 4096)).collect();
+    let fds = || (0..32).map(|_| file.try_clone().unwrap()).collect();
+    let mut held = Vec::new();
+    let fault = loop {
+        match wire.try_quiet(5, &mem_table(&table), fds()) {
+            Ok(()) => held.push(wire.session.memory().clone()),
+            Err(fault) => break fault,
+        }
+        assert!(held.len() < 100);
+    };
+    let request = Request::SetMemTable;
+    assert_eq!(fault, FrontendFault::SessionMappings { request, most: MAPPINGS_MAX });
+    assert_eq!(held.len(), MAPPINGS_MAX / 32);
+}
+
+#[test]
+fn a_log_is_as_long_as_the_guest_addresses_need_and_some_more() {
+    // 16 MiB of memory need 512 bytes; memory that may yet be added needs 128 MiB.
+    let most = 512 + 128 * MIB;
+    let file = memfd(256 * MIB);
+    let mut wire = Wire::negotiated(VERSION_1);
+    for size in [512, most] {
+        wire.quiet(6, &u64s(&[size, 0]), vec![file.try_clone().unwrap()]);
+        assert_eq!(wire.reply(6).unwrap(), u64s(&[size, 0]));
+    }
+    let fault = wire.fault(6, &u64s(&[most + 1, 0]), vec![file.try_clone().unwrap()]);
+    assert_eq!(fault, FrontendFault::LogSize { size: most + 1, most });
+    // Memory at the very top of the guest's addresses needs more than one session may map.
+    let mut wire = Wire::negotiated(VERSION_1);
+    wire.quiet(37, &mem_reg([1 << 63, MIB, USER + 64 * MIB, 0]), vec![memfd(MIB)]);
+    let fault = wire.fault(6, &u64s(&[1 << 48, 0]), vec![file]);
+    assert_eq!(fault.name(), "session-memory");
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn a_refusal_reaches_the_front_end_as_a_closed_connection() {
     // An eventfd is no memory.
     assert!(front.add_mem_region(&memory_region(0, MIB, &eventfd())).is_err());
     let (_, served) = host.join().unwrap();
-    assert_eq!(served.unwrap_err().name(), "map-refused");
+    assert_eq!(served.unwrap_err().name(), "map-file-kind");
 }
 
 #[test]
