@@ -139,7 +139,7 @@ fn a_client_port_connects_again_and_again() {
 
 /// Runs `harm` on port c while a and b talk; afterwards they still talk, and a well-behaved guest can use port c.
 fn others_do_not_notice(harm: impl FnOnce(&Lab)) {
-    let lab = Lab::new(POOL, &["a", "b", "c"]);
+    let lab = Lab::new(POOL, &["a", "b", "c", "d"]);
     let mut a = Station::connect(&lab.socket("a"), plain());
     let mut b = Station::connect(&lab.socket("b"), plain());
     exchange(&mut a, &mut b, 20);
@@ -187,7 +187,7 @@ fn a_front_end_that_hangs_up_in_mid_message_is_forgotten() {
 fn overlapping_and_absurd_memory_is_refused_by_name() {
     for (guest, len, words) in [
         (0x1000, 0x2000, "overlap"),
-        (0x10_0000, 1 << 60, "accepted are 1 byte to"),
+        (0x10_0000, 1 << 60, "accepted are"),
         (u64::MAX - 0xfff, 0x2000, "address space"),
     ] {
         others_do_not_notice(|lab| {
@@ -286,4 +286,81 @@ fn what_the_receiver_did_not_agree_to_is_done_in_software() {
     a.send_with(&[1, 0, 0, 0, 0, 0, 0xff, 0xff, 16, 0, 0, 0], &packet[..60]);
     lab.until("a", |view| view.counters.drops.get("bad-offload") == Some(&1));
     assert!(b.poll().is_none());
+}
+
+#[test]
+fn a_broken_chain_behind_a_good_one_is_counted_too() {
+    others_do_not_notice(|lab| {
+        let mut c = Station::connect(&lab.socket("c"), plain());
+        // Both become visible together: the good one is forwarded, the queue is retired for the other.
+        let good = c.write_slot(&[0; 12], &frame(BROADCAST, [2, 0, 0, 0, 0, 0xcc], b"good", 60));
+        c.transmit.add(&[good], &[], 0).unwrap();
+        c.transmit.add(&[(guestmem::GuestAddr(0x7fff_0000_0000), 64)], &[], 0).unwrap();
+        c.transmit.publish();
+        c.kick();
+        fault_contains(lab, "retired");
+        assert_eq!(lab.view("c").counters.from_guest.frames, 1);
+    });
+}
+
+#[test]
+fn receive_buffers_outside_memory_retire_the_receive_queue() {
+    others_do_not_notice(|lab| {
+        let mut c = Station::connect(&lab.socket("c"), plain());
+        c.spoil_receive_buffers();
+        let mut sender = Station::connect(&lab.socket("d"), plain());
+        sender.send(&frame(BROADCAST, [2, 0, 0, 0, 0, 0xdd], b"for all", 60));
+        fault_contains(lab, "retired");
+    });
+}
+
+#[test]
+fn a_stream_of_requests_does_not_keep_the_plane_from_stopping() {
+    let lab = Lab::new(POOL, &["a"]);
+    let stream = UnixStream::connect(lab.socket("a")).unwrap();
+    let (mut writer, mut reader) = (stream.try_clone().unwrap(), stream);
+    let talk = std::thread::spawn(move || {
+        let get_features = [1u8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        while writer.write_all(&get_features.repeat(100)).is_ok() {}
+    });
+    let read = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while reader.read(&mut bytes).is_ok_and(|len| len > 0) {}
+    });
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let begin = std::time::Instant::now();
+    lab.plane.stop();
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5), "stopping took {:?}", begin.elapsed());
+    talk.join().unwrap();
+    read.join().unwrap();
+}
+
+#[test]
+fn an_offload_left_without_what_it_needs_does_not_cost_the_connection() {
+    let lab = Lab::new(POOL, &["a", "b"]);
+    // What a front-end with `csum=off` leaves: segmentation without checksums.
+    let mut a = Station::connect(&lab.socket("a"), plain() | Features::HOST_TSO4 | Features::GUEST_TSO4);
+    let mut b = Station::connect(&lab.socket("b"), plain());
+    exchange(&mut a, &mut b, 10);
+    assert!(!lab.view("a").features.acknowledged.iter().any(|name| name.contains("TSO")));
+}
+
+#[test]
+fn the_control_queue_answers_every_command() {
+    let lab = Lab::new(POOL, &["a", "b"]);
+    let features = plain() | Features::CTRL_VQ | Features::CTRL_RX | Features::MQ | Features::CTRL_MAC_ADDR;
+    let mut a = Station::connect(&lab.socket("a"), features);
+    let mut b = Station::connect(&lab.socket("b"), plain());
+    let mut control = a.start_control(4);
+    // MAC_ADDR_SET to the station's own address, not promiscuous: only its own frames arrive then.
+    assert_eq!(control.command(&a, &[&[1, 1][..], &MAC_A].concat()), 0);
+    assert_eq!(control.command(&a, &[0, 0, 0]), 0);
+    assert_eq!(control.command(&a, &[9, 9, 9]), 1, "an unknown command is refused");
+    assert_eq!(control.command(&a, &[4, 0, 1, 0]), 0, "one pair");
+    exchange(&mut a, &mut b, 5);
+    b.send(&frame([2, 0, 0, 0, 0, 0x99], MAC_B, b"for a stranger", 60));
+    lab.until("a", |view| view.counters.drops.get("receiver-filter") == Some(&1));
+    assert_eq!(control.command(&a, &[0, 0, 1]), 0, "promiscuous again");
+    b.send(&frame([2, 0, 0, 0, 0, 0x99], MAC_B, b"for a stranger", 60));
+    assert_eq!(a.receive().1[..6], [2, 0, 0, 0, 0, 0x99]);
 }

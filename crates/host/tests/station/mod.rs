@@ -144,6 +144,11 @@ impl Station {
     }
 
     fn start_ring(&mut self, index: usize, setup: &QueueSetup) {
+        let kick = self.kicks[index].try_clone().unwrap();
+        self.start_ring_with(index, setup, &kick);
+    }
+
+    fn start_ring_with(&mut self, index: usize, setup: &QueueSetup, kick: &EventFd) {
         let (frontend, packed) = (&self.frontend, self.features & Features::RING_PACKED.bits() != 0);
         frontend.set_vring_num(index, RING).unwrap();
         // The `vhost` crate passes the low half of a packed ring's base only; the wrap bits of a fresh ring go in it.
@@ -159,7 +164,7 @@ impl Station {
         };
         frontend.set_vring_addr(index, &addresses).unwrap();
         frontend.set_vring_call(index, &self.call).unwrap();
-        frontend.set_vring_kick(index, &self.kicks[index]).unwrap();
+        frontend.set_vring_kick(index, kick).unwrap();
     }
 
     fn buffer(slot: u64) -> GuestAddr {
@@ -181,16 +186,40 @@ impl Station {
         while self.transmit.free_descriptors() == 0 || self.transmit.pop_used().unwrap().is_some() {
             assert!(Instant::now() < end, "the device does not complete what was sent");
         }
-        // A frame may be longer than a slot: it takes the slots after it, which are free by then.
-        let slot = 0x40_0000 + (self.sent % u64::from(RING)) * 0x1_0000 / 4;
-        self.sent += 1;
-        let room = self.memory.slice(GuestAddr(slot), HEADER + frame.len()).unwrap();
-        room.write(header);
-        room.sub(HEADER, frame.len()).unwrap().write(frame);
-        self.transmit.add(&[(GuestAddr(slot), (HEADER + frame.len()) as u32)], &[], 0).unwrap();
+        let slot = self.write_slot(header, frame);
+        self.transmit.add(&[slot], &[], 0).unwrap();
         if self.transmit.publish() {
             self.kicks[1].write(1).unwrap();
         }
+    }
+
+    /// Writes header and frame to the next slot; where they lie. A frame may be longer than a slot: it takes the slots
+    /// after it, which are free by then.
+    pub fn write_slot(&mut self, header: &[u8; HEADER], frame: &[u8]) -> (GuestAddr, u32) {
+        let slot = GuestAddr(0x40_0000 + (self.sent % u64::from(RING)) * 0x4000);
+        self.sent += 1;
+        let room = self.memory.slice(slot, HEADER + frame.len()).unwrap();
+        room.write(header);
+        room.sub(HEADER, frame.len()).unwrap().write(frame);
+        (slot, (HEADER + frame.len()) as u32)
+    }
+
+    /// Makes every receive buffer of the (split) ring point outside memory.
+    pub fn spoil_receive_buffers(&mut self) {
+        for slot in 0..u64::from(RING) {
+            self.memory.slice(GuestAddr(slot * 16), 8).unwrap().write(&0x7fff_0000_0000u64.to_le_bytes());
+        }
+    }
+
+    /// Starts virtqueue `index` as the control queue.
+    pub fn start_control(&mut self, index: usize) -> ControlQueue {
+        let size = QueueSize::try_from(RING).unwrap();
+        let ring = RingFeatures { indirect: true, event_idx: true, ..RingFeatures::default() };
+        let (queue, setup) = DriverQueue::setup(&self.memory, GuestAddr(0x10000), size, ring, None).unwrap();
+        let kick = eventfd();
+        self.start_ring_with(index, &setup, &kick);
+        self.frontend.set_vring_enable(index, true).unwrap();
+        ControlQueue { queue, kick }
     }
 
     /// Kicks the transmit queue whether the device wants it or not.
@@ -241,6 +270,33 @@ impl Station {
     }
 }
 
+/// A control queue with one command outstanding at most, as Linux has it; the buffers lie behind the rings.
+pub struct ControlQueue {
+    queue: DriverQueue,
+    kick: EventFd,
+}
+
+impl ControlQueue {
+    /// Sends a command and waits for its answer. Kicks only when the device asks for it.
+    pub fn command(&mut self, station: &Station, request: &[u8]) -> u8 {
+        let (bytes, answer) = (GuestAddr(0x20000), GuestAddr(0x21000));
+        station.memory.slice(bytes, request.len()).unwrap().write(request);
+        station.memory.slice(answer, 1).unwrap().write(&[0xff]);
+        self.queue.add(&[(bytes, request.len() as u32)], &[(answer, 1)], 0).unwrap();
+        if self.queue.publish() {
+            self.kick.write(1).unwrap();
+        }
+        let end = Instant::now() + PATIENCE;
+        while self.queue.pop_used().unwrap().is_none() {
+            assert!(Instant::now() < end, "the device does not answer {request:?}");
+            std::thread::yield_now();
+        }
+        let mut status = [0];
+        station.memory.slice(answer, 1).unwrap().read(&mut status);
+        status[0]
+    }
+}
+
 /// Sends from `a` to `b` and back until both have learned, and checks what arrives.
 pub fn exchange(a: &mut Station, b: &mut Station, count: u32) {
     for round in 0..count {
@@ -278,7 +334,7 @@ pub fn table(file: &OwnedFd, guest: u64, len: u64) -> VhostUserMemoryRegionInfo 
 pub fn connect(socket: &Path) -> Frontend {
     let end = Instant::now() + PATIENCE;
     loop {
-        match Frontend::connect(socket, 4) {
+        match Frontend::connect(socket, 8) {
             Ok(frontend) => return frontend,
             Err(error) => assert!(Instant::now() < end, "{error}"),
         }
