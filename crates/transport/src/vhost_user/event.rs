@@ -69,13 +69,15 @@ pub enum Event {
     },
     /// The socket on which messages for [`Channel::Backend`] are sent. Replaces an earlier one.
     BackendChannel(OwnedFd),
-    /// The driver's device status (virtio 1.3 §2.1). Most front-ends never reach `DRIVER_OK`: inform only.
+    /// The driver's device status (virtio 1.3 §2.1), never 0: that is [`Event::ResetDevice`]. Most front-ends
+    /// never reach `DRIVER_OK`: inform only.
     Status(u8),
     /// The MTU that the front-end advertises to the guest, in bytes.
     Mtu(u16),
     /// Announce the guest's MAC address on its network (after a migration).
     AnnounceRarp([u8; 6]),
-    /// Drop all queues and return the device to its initial state. Every ring counts as stopped.
+    /// Drop all queues and return the device to its initial state (`RESET_DEVICE`, or `SET_STATUS` with 0).
+    /// Every ring counts as stopped; often all of them are already.
     ResetDevice,
     /// The driver wrote its configuration space. If the device takes it, the host passes the new bytes to
     /// [`Session::set_config`](super::Session::set_config).

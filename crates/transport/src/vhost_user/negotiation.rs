@@ -113,10 +113,17 @@ impl Session {
         self.push(Event::ResetDevice);
     }
 
+    /// Zero is the driver's reset of the device (virtio 1.3 §2.4.1): as `RESET_DEVICE`. QEMU sends it after it
+    /// stopped the rings with `GET_VRING_BASE` and says everything anew before it starts them again.
     pub(super) fn set_status(&mut self, message: &Message) -> Result<(), FrontendFault> {
         let status = Fields(&message.payload).u64();
-        self.status = u8::try_from(status).map_err(|_| FrontendFault::Status { status })?;
-        self.push(Event::Status(self.status));
+        match u8::try_from(status).map_err(|_| FrontendFault::Status { status })? {
+            0 => self.reset_device(),
+            status => {
+                self.status = status;
+                self.push(Event::Status(status));
+            }
+        }
         Ok(())
     }
 

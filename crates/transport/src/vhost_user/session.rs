@@ -26,8 +26,9 @@ pub struct Offer {
     pub protocol: ProtocolFeatures,
     /// Rings of the device, 1 to [`QUEUES_MAX`].
     pub queues_max: u16,
-    /// The answer to `GET_QUEUE_NUM`: queue pairs for a network device (so QEMU and DPDK understand it),
-    /// rings for all others.
+    /// The answer to `GET_QUEUE_NUM`: the most that a front-end may ask for. Front-ends do not agree on what
+    /// is counted: Cloud Hypervisor compares it with its number of rings, QEMU with its number of queue pairs.
+    /// The number of rings (for a network device two for each pair, and the control queue) suits both.
     pub queue_num: u16,
     /// Entries of a ring at most.
     pub queue_size_max: QueueSize,

@@ -480,6 +480,36 @@ fn reset_device_stops_everything_and_keeps_memory_and_protocol() {
 }
 
 #[test]
+fn a_status_of_zero_resets_the_device_whether_rings_run_or_not() {
+    let mut wire = Wire::negotiated(VERSION_1);
+    wire.quiet(39, &u64s(&[0xf]), vec![]);
+    for running in [true, false] {
+        if running {
+            wire.start_ring(0, 0);
+            wire.start_ring(2, 0x10_0000);
+            wire.quiet(18, &u32s(&[0, 1]), vec![]);
+        }
+        wire.session.receive(&message(39, 9, &u64s(&[0])), vec![]).unwrap();
+        assert!(matches!(wire.session.next_event(), Ok(Some(Event::ResetDevice))));
+        assert_eq!(wire.reply(39), None, "acknowledged before the host had finished");
+        wire.session.finish(Outcome::Done);
+        assert!(wire.session.next_event().unwrap().is_none(), "one event, and no Status besides");
+        assert_eq!(number(wire.reply(39).unwrap()), 0);
+        assert_eq!(number(wire.ask(40, &[])), 0);
+        // Every ring is stopped: the host is not asked for its base, and a size is taken.
+        assert_eq!(wire.ask(11, &u32s(&[2, 0])), u32s(&[2, 0]));
+        wire.quiet(8, &u32s(&[2, 64]), vec![]);
+        assert_eq!(wire.session.memory().regions().len(), 1);
+    }
+    // The device starts again from the features on.
+    wire.quiet(2, &u64s(&[PROTOCOL | VERSION_1 | EVENT_IDX]), vec![]);
+    wire.describe_ring(0, 0, 0);
+    let event = wire.event(12, &u64s(&[0]), vec![eventfd()]).unwrap();
+    assert!(matches!(event, Some(Event::QueueStart(start))
+        if !start.enabled && start.setup.features.event_idx && start.state == RingState::default()));
+}
+
+#[test]
 fn offers_are_cut_to_what_the_protocol_can_say() {
     let huge = Offer {
         protocol: ProtocolFeatures::from_bits_retain(u64::MAX),
