@@ -11,14 +11,14 @@ use std::sync::LazyLock;
 use transport::vhost_user::{Offer, Outcome, ProtocolFeatures, Session};
 use virtqueue::{QueueSize, RingState};
 
-/// No memory, endless memory, 2 MiB of memory.
+/// No memory, a file of a file system that is not accepted, 2 MiB of memory.
 static FILES: LazyLock<[File; 3]> = LazyLock::new(|| {
     let open = |path| File::options().read(true).write(true).open(path).expect("a device file");
-    let path = std::env::temp_dir().join(format!("vhost-user-message-{}", std::process::id()));
+    let path = format!("/dev/shm/vhost-user-message-{}", std::process::id());
     let memory = File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
     memory.set_len(2 << 20).expect("2 MiB");
     std::fs::remove_file(path).expect("just made");
-    [open("/dev/null"), open("/dev/zero"), memory]
+    [open("/dev/null"), open("/proc/self/comm"), memory]
 });
 
 fn session() -> Session {
