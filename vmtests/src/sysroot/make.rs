@@ -112,7 +112,7 @@ impl Stages<'_> {
     fn shell(&self, script: &str) -> Command {
         let mut command = enter(self.root);
         command.args(["sh", "-c", script]);
-        command
+        contained(&command)
     }
 
     /// The base system. A tree that was cut short here is deleted first: nothing is mounted in it.
@@ -126,13 +126,18 @@ impl Stages<'_> {
         if mirror.uri.starts_with("https") {
             command.arg("--include=ca-certificates");
         }
+        for name in ["http_proxy", "https_proxy", "no_proxy"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
         if let Some(proxy) = &mirror.proxy {
             command.env("http_proxy", proxy).env("https_proxy", proxy);
         }
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
         command.arg(SUITE).arg(self.root).arg(&mirror.uri);
-        self.run("base system by debootstrap (about 50 MB)", &mut command)?;
+        self.run("base system by debootstrap (about 50 MB)", &mut contained(&command))?;
         fs::write(self.root.join(".debootstrapped"), "")?;
         Ok(())
     }
@@ -153,4 +158,21 @@ impl Stages<'_> {
         fs::create_dir_all(self.root.join("hugepages"))?;
         Ok(())
     }
+}
+
+/// The command in mount and process namespaces of its own: what it mounts is never seen outside, all of its processes
+/// end with this one, and its environment is only what it sets itself. A stage which is cut short
+/// leaves nothing behind but files.
+fn contained(command: &Command) -> Command {
+    let mut outer = Command::new("setpriv");
+    outer.env_clear();
+    outer.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
+    outer.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    outer.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            outer.env(name, value);
+        }
+    }
+    outer
 }
