@@ -28,6 +28,7 @@ mod fault;
 mod in_order;
 mod packed;
 mod packed_driver;
+mod resume;
 mod setup;
 mod split;
 mod split_driver;

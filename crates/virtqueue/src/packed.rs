@@ -1,14 +1,14 @@
 //! The packed ring, device side (virtio 1.3 §2.8).
 
 use crate::burst::{Burst, Chain};
-use crate::descriptor::{self, AVAIL, Descriptor, INDIRECT, NEXT, USED};
+use crate::descriptor::{self, AVAIL, Descriptor, INDIRECT, NEXT, USED, WRITE};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::fault::DriverFault;
 use crate::in_order::Used;
 use crate::setup::{Areas, Descriptors, QueueSetup, RingState, SetupFault};
 use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
-use guestmem::{GuestMemory, MemArea};
-use std::sync::atomic::{Ordering, fence};
+use guestmem::{GuestAddr, GuestMemory, MemArea};
+use std::sync::atomic::{Ordering, compiler_fence, fence};
 
 /// A place in the ring, with the wrap counter that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,17 @@ pub(crate) struct Held {
     pub(crate) word: u64,
 }
 
+/// What popping moves on.
+#[derive(Clone, Copy, Debug)]
+struct Next {
+    /// Next descriptor to pop.
+    position: Position,
+    /// Descriptors popped and not used.
+    in_flight: u16,
+    /// Chains popped so far, free-running.
+    sequence: u16,
+}
+
 /// The device's half of a packed ring.
 pub(crate) struct PackedRing {
     desc: Descriptors,
@@ -54,18 +65,15 @@ pub(crate) struct PackedRing {
     size: u16,
     indirect: bool,
     event_idx: bool,
-    /// Next descriptor to pop.
-    avail: Position,
+    next: Next,
     /// Next descriptor to be overwritten by a used one.
     used: Position,
-    /// Descriptors popped and not used.
-    in_flight: u16,
-    /// Chains popped so far, free-running.
-    sequence: u16,
     held: Option<Held>,
-    /// Descriptors used since the last publish.
+    /// Descriptors used since the last publish; stays at the largest number rather than overflow.
     added: u16,
     called: bool,
+    /// The word about kicks that the driver sees, once one was stored.
+    wish: Option<u32>,
     hints: Hints,
 }
 
@@ -82,6 +90,7 @@ impl PackedRing {
         } else {
             (avail.index <= used.index).then(|| size - used.index + avail.index)
         };
+        let in_flight = in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?;
         Ok(Self {
             desc: areas.desc,
             driver_event: areas.driver,
@@ -89,21 +98,20 @@ impl PackedRing {
             size,
             indirect: setup.features.indirect,
             event_idx: setup.features.event_idx,
-            avail,
+            next: Next { position: avail, in_flight, sequence: 0 },
             used,
-            in_flight: in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?,
-            sequence: 0,
             held: None,
             added: 0,
             called: false,
+            wish: None,
             hints: Hints::default(),
         })
     }
 
     pub(crate) fn state(&self) -> RingState {
         RingState {
-            avail: self.avail.index,
-            avail_wrap: self.avail.wrap,
+            avail: self.next.position.index,
+            avail_wrap: self.next.position.wrap,
             used: self.used.index,
             used_wrap: self.used.wrap,
         }
@@ -111,7 +119,7 @@ impl PackedRing {
 
     #[inline(always)]
     pub(crate) fn sequence(&self) -> u16 {
-        self.sequence
+        self.next.sequence
     }
 
     #[inline(never)]
@@ -122,38 +130,44 @@ impl PackedRing {
         max: usize,
     ) -> (usize, Option<DriverFault>) {
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
-        for popped in 0..max {
-            let Some(head) = self.next_available() else { return (popped, None) };
-            if burst.segments.len() >= segments_max {
-                return (popped, None);
-            }
-            let single = self.in_flight < self.size
-                && walk::single(memory, &mut self.hints, burst, &head, head.link, self.sequence);
+        // In registers for the loop, written back once.
+        let mut next = self.next;
+        let mut popped = 0;
+        let mut fault = None;
+        while popped < max && burst.segments.len() < segments_max {
+            let Some(head) = self.available(next.position) else { break };
+            let single = next.in_flight < self.size
+                && walk::single(memory, &mut self.hints, burst, &head, head.link, next.sequence);
             let slots = if single {
                 1
             } else {
-                match self.walk(memory, burst, head) {
+                match self.walk(memory, burst, head, next) {
                     Ok(slots) => slots,
-                    Err(fault) => return (popped, Some(fault)),
+                    Err(broken) => {
+                        fault = Some(broken);
+                        break;
+                    }
                 }
             };
-            self.avail = self.avail.forward(slots, self.size);
-            self.in_flight += slots;
-            self.sequence = self.sequence.wrapping_add(1);
+            next.position = next.position.forward(slots, self.size);
+            next.in_flight += slots;
+            next.sequence = next.sequence.wrapping_add(1);
+            popped += 1;
         }
-        (max, None)
+        self.next = next;
+        (popped, fault)
     }
 
-    /// A copy of the next descriptor, if the driver made it available.
+    /// A copy of the descriptor at `position`, if the driver made it available.
     ///
     /// Flags, id and length come in one load, so there is no second look at words that could have changed.
     /// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
     #[inline(always)]
-    fn next_available(&self) -> Option<Descriptor> {
-        let index = usize::from(self.avail.index);
+    fn available(&self, position: Position) -> Option<Descriptor> {
+        let index = usize::from(position.index);
         let word = self.desc.load_u64(index, 8, Ordering::Acquire);
         let flags = (u64::from_le(word) >> 48) as u16;
-        let wanted = if self.avail.wrap { AVAIL } else { USED };
+        let wanted = if position.wrap { AVAIL } else { USED };
         if flags & (AVAIL | USED) != wanted {
             return None;
         }
@@ -167,17 +181,18 @@ impl PackedRing {
         memory: &'m GuestMemory,
         burst: &mut Burst<'m>,
         head: Descriptor,
+        next: Next,
     ) -> Result<u16, DriverFault> {
         let rules = Rules {
             ring: &self.desc,
             size: self.size,
-            room: self.size - self.in_flight,
+            room: self.size - next.in_flight,
             indirect: self.indirect,
         };
         let segments = burst.segments.len();
         let mut walk = Walk::new(memory, &mut self.hints, burst);
-        let walked = match rules.follow(self.avail, head, &mut walk) {
-            Ok((id, slots)) => walk.finish(id, slots, self.sequence).map(|()| slots),
+        let walked = match rules.follow(next.position, head, &mut walk) {
+            Ok((id, slots)) => walk.finish(id, slots, next.sequence).map(|()| slots),
             Err(fault) => Err(fault),
         };
         if walked.is_err() {
@@ -188,11 +203,14 @@ impl PackedRing {
 
     /// Gives back the chain popped last.
     pub(crate) fn unpop(&mut self, chain: &Chain) {
-        let previous = self.sequence.wrapping_sub(1);
+        let Next { position, in_flight, sequence } = self.next;
+        let previous = sequence.wrapping_sub(1);
         assert!(chain.sequence == previous, "unpop of a chain that was not popped last");
-        self.sequence = previous;
-        self.avail = self.avail.back(chain.slots, self.size);
-        self.in_flight -= chain.slots;
+        self.next = Next {
+            position: position.back(chain.slots, self.size),
+            in_flight: in_flight - chain.slots,
+            sequence: previous,
+        };
     }
 
     /// Writes a used descriptor; the driver sees it after [`Self::publish`].
@@ -201,18 +219,34 @@ impl PackedRing {
     /// order and stops at the first, which is held back (virtio 1.3 §2.8.22.1).
     #[inline(always)]
     pub(crate) fn put_used(&mut self, entry: Used) {
-        let flags = if self.used.wrap { AVAIL | USED } else { 0 };
-        let used = Descriptor { addr: guestmem::GuestAddr(0), len: entry.written, flags, link: entry.id };
-        let [_, word] = used.to_packed();
+        let word = used_word(entry.id, entry.written, self.used.wrap);
         let index = usize::from(self.used.index);
+        if entry.slots > 1 {
+            self.mark_tail(entry);
+        }
         if self.held.is_none() {
             self.held = Some(Held { index, word });
         } else {
             self.desc.store_u64(index, 8, word, Ordering::Relaxed);
         }
         self.used = self.used.forward(entry.slots, self.size);
-        self.in_flight -= entry.slots;
-        self.added += entry.slots;
+        self.next.in_flight -= entry.slots;
+        self.added = self.added.saturating_add(entry.slots);
+    }
+
+    /// Writes the used word of a longer chain to its other descriptors as well, last one first.
+    ///
+    /// The driver steps over them unread (virtio 1.3 §2.8.8), so to it they are nothing. A device that
+    /// takes the ring over finds its position by them: see the module `resume`.
+    #[cold]
+    fn mark_tail(&self, entry: Used) {
+        for step in (1..entry.slots).rev() {
+            let Position { index, wrap } = self.used.forward(step, self.size);
+            let word = used_word(entry.id, entry.written, wrap);
+            // Release: one after the other; whoever is killed here leaves no mark in front of a gap.
+            self.desc.store_u64(usize::from(index), 8, word, Ordering::Release);
+        }
+        compiler_fence(Ordering::SeqCst);
     }
 
     /// Publishes the descriptors written; whether the driver wants a call.
@@ -231,25 +265,40 @@ impl PackedRing {
     }
 
     pub(crate) fn has_available(&self) -> bool {
-        self.next_available().is_some()
+        self.available(self.next.position).is_some()
     }
 
     pub(crate) fn disable_notify(&mut self) {
-        self.wish(DISABLE);
+        self.wish(PackedEvent { offset: 0, wrap: false, flags: DISABLE });
     }
 
     pub(crate) fn enable_notify(&mut self) -> bool {
-        self.wish(if self.event_idx { DESC } else { ENABLE });
+        let Position { index: offset, wrap } = self.next.position;
+        let flags = if self.event_idx { DESC } else { ENABLE };
+        self.wish(PackedEvent { offset, wrap, flags });
         // The wish must be out before the descriptor is read again (virtio 1.3 §2.8.21.3).
         fence(Ordering::SeqCst);
         self.has_available()
     }
 
-    /// Tells the driver when to kick: at descriptor `avail`, always, or never.
-    fn wish(&mut self, flags: u16) {
-        let wish = PackedEvent { offset: self.avail.index, wrap: self.avail.wrap, flags };
-        self.device_event.store_u32(0, wish.to_word(), Ordering::Relaxed);
+    /// Tells the driver when to kick: at a descriptor, always, or never. The driver reads the word with every
+    /// publish, so it is not stored again while it stays the same.
+    fn wish(&mut self, wish: PackedEvent) {
+        let word = wish.to_word();
+        if self.wish.replace(word) != Some(word) {
+            self.device_event.store_u32(0, word, Ordering::Relaxed);
+        }
     }
+}
+
+/// The second word of a used descriptor. Its length counts only with the write flag, which is set if and
+/// only if something was written (virtio 1.3 §2.8.6).
+#[inline(always)]
+pub(crate) fn used_word(id: u16, written: u32, wrap: bool) -> u64 {
+    let lap = if wrap { AVAIL | USED } else { 0 };
+    let write = WRITE * u16::from(written != 0);
+    let used = Descriptor { addr: GuestAddr(0), len: written, flags: lap | write, link: id };
+    used.to_packed()[1]
 }
 
 /// What following a chain through the ring needs.

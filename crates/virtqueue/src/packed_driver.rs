@@ -1,6 +1,6 @@
 //! The packed ring, driver side (virtio 1.3 §2.8.21).
 
-use crate::descriptor::{AVAIL, Descriptor, USED};
+use crate::descriptor::{AVAIL, Descriptor, USED, WRITE};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::packed::{Held, Position};
 use crate::setup::{Areas, Descriptors, QueueSetup};
@@ -74,7 +74,7 @@ impl PackedDriver {
             self.avail = self.avail.forward(1, self.size);
         }
         self.free_slots -= slots;
-        self.added += slots;
+        self.added = self.added.saturating_add(slots);
         Some(id)
     }
 
@@ -89,7 +89,8 @@ impl PackedDriver {
         wish.wants(self.event_idx, self.avail.index, self.avail.wrap, added, self.size)
     }
 
-    /// The id and written bytes of the next used descriptor.
+    /// The id and written bytes of the next used descriptor; its length counts only with the write flag
+    /// (virtio 1.3 §2.8.6).
     pub(crate) fn peek_used(&self) -> Option<(u16, u32)> {
         if self.free_slots == self.size {
             return None;
@@ -98,7 +99,8 @@ impl PackedDriver {
         let word = self.desc.load_u64(usize::from(self.used.index), 8, Ordering::Acquire);
         let descriptor = Descriptor::from_packed([0, word]);
         let wanted = if self.used.wrap { AVAIL | USED } else { 0 };
-        (descriptor.flags & (AVAIL | USED) == wanted).then_some((descriptor.link, descriptor.len))
+        let written = if descriptor.is(WRITE) { descriptor.len } else { 0 };
+        (descriptor.flags & (AVAIL | USED) == wanted).then_some((descriptor.link, written))
     }
 
     /// Frees the chain `id` and steps over its `slots` descriptors.
