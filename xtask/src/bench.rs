@@ -51,7 +51,7 @@ pub(crate) fn run(name: &str, json: bool, rest: &[String]) -> ExitCode {
 
 fn command(bench: &Bench, json: bool, rest: &[String]) -> Command {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--profile", "fast", "--package", bench.package, "--"]);
+    command.args(["run", "--quiet", "--release", "--package", bench.package, "--"]);
     if bench.peers {
         command.arg("bench");
     }

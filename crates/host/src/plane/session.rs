@@ -271,6 +271,7 @@ impl<'s> Connection<'s> {
             Event::AnnounceRarp(mac) => self.announce(mac),
             Event::ResetDevice => {
                 self.stop_all();
+                self.acknowledged = None;
                 Outcome::Done
             }
             // Every field of a network device's configuration is read-only for the driver.
@@ -341,10 +342,14 @@ impl<'s> Connection<'s> {
         Outcome::Done
     }
 
-    /// A queue that goes on where its driver says. A split ring tells itself how far it was used: if the two differ, a
-    /// back-end before us was killed with chains in hand, and they are handled again.
+    /// A queue that goes on where it stood. The ring itself tells how far it was used; the front-end's word counts only
+    /// where it does not: a back-end before us may have been killed, and then the front-end does not know.
     fn resume(&self, setup: &virtqueue::QueueSetup, state: RingState) -> Result<DeviceQueue, SetupFault> {
-        let state = if setup.features.packed { state } else { RingState::resume_split(&self.memory, setup)? };
+        let state = if setup.features.packed {
+            RingState::resume_packed(&self.memory, setup)?.unwrap_or(state)
+        } else {
+            RingState::resume_split(&self.memory, setup)?
+        };
         DeviceQueue::new(&self.memory, setup, state)
     }
 
