@@ -64,7 +64,7 @@ pub(crate) fn packed_rings(scene: &Scene) -> anyhow::Result<()> {
 
 /// Four queue pairs: split on one side, packed on the other; the driver changes their number while it runs.
 pub(crate) fn four_queue_pairs(scene: &Scene) -> anyhow::Result<()> {
-    let side = Side { queue_pairs: 4, cpus: 4, ..Side::default() };
+    let side = Side { queue_pairs: 4, cpus: 2, ..Side::default() };
     let packed = Side { properties: vec!["packed=on"], ..side.clone() };
     let mut pair = Pair::start(scene, POOL, [side, packed])?;
     for count in [4, 1, 4] {
