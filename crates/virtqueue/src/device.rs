@@ -59,6 +59,18 @@ impl DeviceQueue {
         Ok(queue)
     }
 
+    /// For a queue whose device never writes (virtio-net transmit): the write flag of descriptors is ignored and every
+    /// buffer is readable. Drivers that set the flag once for all entries of an indirect table exist (DPDK's packed
+    /// virtio-net), and no harm comes of reading what a driver may also have made writable.
+    #[must_use]
+    pub fn readable_only(mut self) -> Self {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.hints.readable_only = true,
+            Ring::Packed(ring) => ring.hints.readable_only = true,
+        }
+        self
+    }
+
     /// Pops up to `max` chains and appends them to `burst`; returns how many. `memory` is what buffer
     /// addresses refer to.
     ///

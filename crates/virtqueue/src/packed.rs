@@ -74,7 +74,7 @@ pub(crate) struct PackedRing {
     called: bool,
     /// The word about kicks that the driver sees, once one was stored.
     wish: Option<u32>,
-    hints: Hints,
+    pub(crate) hints: Hints,
 }
 
 impl PackedRing {

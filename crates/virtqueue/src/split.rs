@@ -41,7 +41,7 @@ pub(crate) struct SplitRing {
     published: u16,
     /// Whether a call was decided upon since the start; the first flush always calls.
     called: bool,
-    hints: Hints,
+    pub(crate) hints: Hints,
 }
 
 impl SplitRing {

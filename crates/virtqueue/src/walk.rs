@@ -26,11 +26,14 @@ pub const SEGMENTS_MAX: usize = 4096;
 /// chain).
 pub(crate) const SEGMENTS_PER_POP: usize = 4096;
 
-/// Regions that answered last: one hint for buffers, one for indirect tables.
+/// What a walk keeps from one chain to the next: the regions that answered last, for buffers and for indirect
+/// tables, and whether the write flag counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hints {
     pub(crate) buffer: RegionHint,
     pub(crate) table: RegionHint,
+    /// See [`DeviceQueue::readable_only`](crate::DeviceQueue::readable_only).
+    pub(crate) readable_only: bool,
 }
 
 /// The usual chain: a single descriptor in one piece of memory. False: the chain is another one, or faulty;
@@ -52,7 +55,7 @@ pub(crate) fn single<'m>(
         return false;
     };
     run.prefetch();
-    let writable = u32::from(descriptor.is(WRITE));
+    let writable = u32::from(descriptor.is(WRITE) && !hints.readable_only);
     let readable = 1 - writable;
     burst.chains.push(Chain {
         id,
@@ -106,7 +109,7 @@ impl<'w, 'm> Walk<'w, 'm> {
             let segments_max = self.first + SEGMENTS_MAX;
             rest.add(self.memory, &mut self.hints.buffer, self.segments, segments_max)?;
         }
-        if descriptor.is(WRITE) {
+        if descriptor.is(WRITE) && !self.hints.readable_only {
             self.writable_len += len as u64;
         } else if self.writable_len == 0 {
             self.readable_len += len as u64;

@@ -388,3 +388,22 @@ fn every_fault_is_covered_above() {
         assert!(source.contains(&format!("DriverFault::{fault:?}")), "{fault:?}");
     }
 }
+
+#[test]
+fn a_queue_that_is_only_read_ignores_the_write_flag() {
+    for packed in [false, true] {
+        let hand = Hand::new(packed);
+        hand.ring(0, TABLE, 32, INDIRECT, 0);
+        let next = if packed { 0 } else { NEXT };
+        hand.descriptor(TABLE, 0, DATA, 12, WRITE | next, 1);
+        hand.descriptor(TABLE, 1, DATA + 64, 60, 0, 0);
+        hand.available(&[0]);
+        assert_eq!(hand.pop(), Err(DriverFault::WritableBeforeReadable));
+        let queue = DeviceQueue::new(&hand.memory, &hand.setup, RingState::default()).unwrap();
+        let (mut queue, mut burst) = (queue.readable_only(), Burst::new());
+        assert_eq!(queue.pop(&hand.memory, &mut burst, 8), Ok(1));
+        let chain = burst.take().unwrap();
+        assert_eq!((chain.readable_len(), chain.writable_len()), (72, 0));
+        queue.complete(&burst, chain, 0);
+    }
+}

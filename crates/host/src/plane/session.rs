@@ -319,7 +319,7 @@ impl<'s> Connection<'s> {
         let Some(acknowledged) = self.acknowledged else {
             return self.refuse(index, "no features were agreed");
         };
-        let queue = match self.resume(&setup, state) {
+        let queue = match self.resume(&setup, state).map(|queue| directed(queue, index)) {
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
@@ -417,7 +417,7 @@ impl<'s> Connection<'s> {
             };
             match setup.map(|setup| DeviceQueue::new(&self.memory, &setup, state)) {
                 Some(Ok(queue)) => {
-                    live.queue = queue;
+                    live.queue = directed(queue, index);
                     live.memory = Arc::clone(&self.memory);
                     live.queue.disable_notify();
                     *guard = Some(live);
@@ -500,6 +500,11 @@ impl<'s> Connection<'s> {
         forwarder.forward_private(&self.serving.port, &QueueStats::default(), &frame);
         Outcome::Done
     }
+}
+
+/// A network device only reads its transmit queues, the odd ones.
+fn directed(queue: DeviceQueue, index: u16) -> DeviceQueue {
+    if index.is_multiple_of(2) { queue } else { queue.readable_only() }
 }
 
 /// A descriptor that may be used for notifications: an eventfd, or none.
