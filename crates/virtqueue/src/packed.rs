@@ -222,7 +222,7 @@ impl PackedRing {
         let word = used_word(entry.id, entry.written, self.used.wrap);
         let index = usize::from(self.used.index);
         if entry.slots > 1 {
-            self.mark_tail(entry);
+            self.mark_tail(entry, word);
         }
         if self.held.is_none() {
             self.held = Some(Held { index, word });
@@ -238,15 +238,15 @@ impl PackedRing {
     ///
     /// The driver steps over them unread (virtio 1.3 §2.8.8), so to it they are nothing. A device that
     /// takes the ring over finds its position by them: see the module `resume`.
-    #[cold]
-    fn mark_tail(&self, entry: Used) {
+    #[inline(always)]
+    fn mark_tail(&self, entry: Used, head: u64) {
         for step in (1..entry.slots).rev() {
             let Position { index, wrap } = self.used.forward(step, self.size);
-            let word = used_word(entry.id, entry.written, wrap);
+            let word = if wrap == self.used.wrap { head } else { head ^ LAP };
             // Release: one after the other; whoever is killed here leaves no mark in front of a gap.
             self.desc.store_u64(usize::from(index), 8, word, Ordering::Release);
         }
-        compiler_fence(Ordering::SeqCst);
+        compiler_fence(Ordering::Release);
     }
 
     /// Publishes the descriptors written; whether the driver wants a call.
@@ -290,6 +290,9 @@ impl PackedRing {
         }
     }
 }
+
+/// What tells the used words of one lap from those of the next.
+const LAP: u64 = (((AVAIL | USED) as u64) << 48).to_le();
 
 /// The second word of a used descriptor. Its length counts only with the write flag, which is set if and
 /// only if something was written (virtio 1.3 §2.8.6).
