@@ -38,9 +38,9 @@ pub(crate) fn qemu_killed(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// Ringway ends, by SIGTERM and by SIGKILL, in the middle of a stream, and starts again. No one touches the guests: the
-/// stream itself goes on.
+/// stream itself goes on, over a split ring on one side and a packed one on the other.
 pub(crate) fn ringway_restarted(scene: &Scene) -> anyhow::Result<()> {
-    let mut pair = Pair::start(scene, POOL, [Side::default(), Side::default()])?;
+    let mut pair = Pair::start(scene, POOL, [Side::default(), Side::with(&["packed=on"])])?;
     scene.check("ping before", || pair.ping())?;
     for signal in ["SIGTERM", "SIGKILL"] {
         scene.check(&format!("{signal} in the middle of a stream"), || {
