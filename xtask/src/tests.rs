@@ -97,9 +97,12 @@ fn peer_group(steps: &mut Steps, group: &PeerGroup) {
 fn miri(steps: &mut Steps) -> anyhow::Result<()> {
     setup::miri().context("Miri")?;
     let mut command = cargo_nightly();
-    // Mapped memory is outside of Miri's model of files, so isolation is off; addresses of guests are plain integers.
-    command.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-permissive-provenance");
+    // Mapped memory is outside of Miri's model of files, so isolation is off; addresses of guests are plain integers. Ring
+    // words are read in two sizes, which Miri's emulation of weak memory cannot follow (it stops by itself there).
+    let flags = "-Zmiri-disable-isolation -Zmiri-permissive-provenance -Zmiri-disable-weak-memory-emulation";
+    command.env("MIRIFLAGS", flags);
     command.args(["miri", "test", "--package", "guestmem", "--package", "virtqueue", "--lib"]);
+    command.args(["--test", "faults", "--test", "legacy", "--test", "fuzzed"]);
     steps.run_tests("miri: guestmem and virtqueue", Show::Failures, &mut command);
     Ok(())
 }
