@@ -6,9 +6,9 @@
 //! keeps to one receive queue, so frames of one queue never overtake each other.
 
 use super::Origin;
-use super::port::{Attachment, GuestPort, Live, Port, QueueStats, ReceiveQueue, call};
+use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, Source, call};
+use super::stats::QueueStats;
 use super::tap::TapPort;
-use super::worker::Source;
 use devices::net::receive::deliver_burst;
 use devices::net::{Delivered, Frame, HeadBuffer, HeaderFault, Offload, Software, transmit};
 use guestmem::{MemSlice, sigbus};

@@ -5,11 +5,13 @@
 
 mod control;
 mod forward;
+mod kicks;
 mod listen;
 mod notify;
 mod port;
 mod session;
 mod socket;
+mod stats;
 mod tap;
 mod view;
 mod worker;
@@ -21,7 +23,7 @@ use devices::net::features::{GUEST_OFFLOADS, IMPLEMENTED};
 use devices::net::{Features, Offered};
 use notify::Wake;
 use parking_lot::Mutex;
-use port::{Attachment, GuestPort, Port, SwitchPlane};
+use port::{Attachment, GuestPort, Port, Source, SwitchPlane};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use switch::{Bridge, BridgeConfig, Now, PortFlags, PortId, UnicastMac};
 use tap::TapPort;
-use worker::{Source, Worker};
+use worker::Worker;
 
 /// A running data plane. Stops when dropped.
 pub struct Plane {
@@ -200,9 +202,10 @@ impl Plane {
             let number = worker.attach(Source { port: Arc::clone(port), index });
             match &port.attachment {
                 Attachment::Guest(guest) => {
-                    *guest.transmit[usize::from(index)].owner.lock() = Some((worker, number));
+                    *guest.transmit[usize::from(index)].owner.lock() =
+                        Some((Arc::clone(&worker.kicks), number));
                 }
-                Attachment::Tap(tap) => worker.watch(number, &tap.queues[usize::from(index)].file)?,
+                Attachment::Tap(tap) => worker.kicks.watch(number, &tap.queues[usize::from(index)].file)?,
             }
         }
         Ok(())

@@ -5,9 +5,10 @@
 //! queue, so when it has the lock nobody is inside a ring and nobody holds a slice of the guest's memory.
 //! Order of locks: one transmit queue, then one receive queue at a time. See docs/adr/0003.
 
+use super::kicks::Kicks;
 use super::notify;
+use super::stats::{QueueStats, add};
 use super::tap::TapPort;
-use super::worker::Worker;
 use crate::config::resolved::PortConfig;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use devices::net::control::ControlState;
@@ -17,9 +18,9 @@ use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
-use switch::{Bridge, DropReason, PortId, UnicastMac};
-use virtqueue::{DeviceQueue, DriverFault, Endian};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use switch::{Bridge, PortId, UnicastMac};
+use virtqueue::{DeviceQueue, Endian};
 
 /// A switch and the ports on it.
 pub(super) struct SwitchPlane {
@@ -37,6 +38,13 @@ pub(super) struct Port {
     /// The address that frames of this port must come from; `None`: any.
     pub(super) locked_to: Option<UnicastMac>,
     pub(super) attachment: Attachment,
+}
+
+/// What a worker serves: one queue pair's transmit queue, or one queue of a tap.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) port: Arc<Port>,
+    pub(super) index: u16,
 }
 
 /// What is on the other side of a port.
@@ -145,7 +153,7 @@ impl GuestPort {
     }
 
     /// The worker that serves a virtqueue, and under which number; receive queues have none.
-    pub(super) fn owner(&self, index: u16) -> Option<(Arc<Worker>, u32)> {
+    pub(super) fn owner(&self, index: u16) -> Option<(Arc<Kicks>, u32)> {
         if index.is_multiple_of(2) {
             return None;
         }
@@ -245,8 +253,8 @@ pub(super) fn call(fd: Option<Arc<OwnedFd>>) {
 pub(super) struct TransmitQueue {
     pub(super) live: Mutex<Option<Live>>,
     pub(super) stats: QueueStats,
-    /// The worker that serves it, and under which number.
-    pub(super) owner: Mutex<Option<(Arc<Worker>, u32)>>,
+    /// Where the worker that serves it sleeps, and under which number it knows the queue.
+    pub(super) owner: Mutex<Option<(Arc<Kicks>, u32)>>,
 }
 
 /// A guest's receive queue; any worker may deliver.
@@ -272,56 +280,4 @@ impl ReceiveQueue {
     pub(super) fn forget_filled(&self) {
         self.filled.store(false, Relaxed);
     }
-}
-
-/// Counters of one queue and direction. Written by whoever holds the queue, read by anyone.
-pub(super) struct QueueStats {
-    pub(super) frames: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) kicks: AtomicU64,
-    pub(super) calls: AtomicU64,
-    pub(super) drops: [AtomicU64; DropReason::COUNT],
-    pub(super) faults: [AtomicU64; DriverFault::COUNT],
-}
-
-impl Default for QueueStats {
-    fn default() -> Self {
-        Self {
-            frames: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            kicks: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
-            faults: [const { AtomicU64::new(0) }; DriverFault::COUNT],
-        }
-    }
-}
-
-impl QueueStats {
-    #[inline]
-    pub(super) fn forwarded(&self, frames: u64, bytes: u64) {
-        add(&self.frames, frames);
-        add(&self.bytes, bytes);
-    }
-
-    #[inline]
-    pub(super) fn dropped(&self, reason: DropReason, frames: u64) {
-        add(&self.drops[reason.as_usize()], frames);
-    }
-
-    /// As [`Self::dropped`], by someone who does not hold the queue.
-    #[cold]
-    pub(super) fn dropped_unheld(&self, reason: DropReason, frames: u64) {
-        self.drops[reason.as_usize()].fetch_add(frames, Relaxed);
-    }
-
-    pub(super) fn faulted(&self, fault: DriverFault) {
-        add(&self.faults[fault.index()], 1);
-    }
-}
-
-/// Adds to a counter that only one thread writes at a time: no locked instruction.
-#[inline]
-pub(super) fn add(counter: &AtomicU64, amount: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }

@@ -7,7 +7,8 @@
 use super::forward::Forwarder;
 use super::listen::Endpoint;
 use super::notify::accept_eventfd;
-use super::port::{Attachment, Facts, GuestPort, Live, Port, QueueStats, Rules};
+use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
+use super::stats::QueueStats;
 use super::{Origin, Stopping, control, socket};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
 use devices::net::control::ControlState;

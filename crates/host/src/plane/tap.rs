@@ -1,6 +1,6 @@
 //! A tap interface of the host as a port: frames with virtio-net headers, one system call each way and frame.
 
-use super::port::QueueStats;
+use super::stats::QueueStats;
 use crate::config::resolved::PortConfig;
 use crate::sys;
 use devices::net::{Accepts, Frame, HeadBuffer, HeaderFormat, Software, TransmitRules};

@@ -1,7 +1,8 @@
 //! What the control API sees of the data plane: snapshots, made by reading counters that others write.
 
 use super::Plane;
-use super::port::{Attachment, GuestPort, Port, QueueStats};
+use super::port::{Attachment, GuestPort, Port};
+use super::stats::QueueStats;
 use crate::api::view::{
     CountersView, FdbView, FeaturesView, PortState, PortView, QueueView, Status, SwitchView, TrafficView,
     WorkerView,

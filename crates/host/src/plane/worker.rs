@@ -7,17 +7,16 @@
 
 use super::Origin;
 use super::forward::Forwarder;
-use super::port::{Attachment, Port, add};
+use super::kicks::Kicks;
+use super::port::{Attachment, Source};
+use super::stats::add;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-use super::notify::Wake;
 
 /// How long a queue without work stays active. Longer saves wake-ups under load, shorter saves CPU time.
 const LINGER: Duration = Duration::from_micros(50);
@@ -28,46 +27,29 @@ const ROUNDS_PER_LOOK: u32 = 16;
 /// How often queues whose driver gives no kick descriptor are looked at when they are idle.
 const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
 
-/// The number under which the wake-up descriptor stands in the epoll set.
-const WAKE: u64 = u64::MAX;
-
-/// What a worker serves: one queue pair's transmit queue, or one queue of a tap.
-#[derive(Clone)]
-pub(super) struct Source {
-    pub(super) port: Arc<Port>,
-    pub(super) index: u16,
-}
-
 /// A thread that serves queues.
 pub(super) struct Worker {
     pub(super) name: String,
     pub(super) cpu: Option<usize>,
-    epoll: OwnedFd,
-    wake: Wake,
+    /// Where it sleeps.
+    pub(super) kicks: Arc<Kicks>,
     stop: AtomicBool,
     /// By number; a hole where a source was taken away.
     sources: ArcSwap<Vec<Option<Source>>>,
     changes: Mutex<()>,
-    /// Sources to look at without waiting for a kick.
-    due: Mutex<Vec<u32>>,
     /// Times the worker slept.
     pub(super) sleeps: AtomicU64,
 }
 
 impl Worker {
     pub(super) fn new(name: String, cpu: Option<usize>) -> io::Result<Arc<Self>> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = Wake::new()?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         Ok(Arc::new(Self {
             name,
             cpu,
-            epoll,
-            wake,
+            kicks: Arc::new(Kicks::new()?),
             stop: AtomicBool::new(false),
             sources: ArcSwap::default(),
             changes: Mutex::new(()),
-            due: Mutex::new(Vec::new()),
             sleeps: AtomicU64::new(0),
         }))
     }
@@ -96,27 +78,9 @@ impl Worker {
         self.sources.store(Arc::default());
     }
 
-    /// From now on the source is looked at when `fd` becomes readable. Edge-triggered: the descriptor is never read,
-    /// every write to it counts.
-    pub(super) fn watch(&self, number: u32, fd: impl AsFd) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(number.into()), flags)?)
-    }
-
-    /// Ends [`Self::watch`].
-    pub(super) fn unwatch(&self, fd: impl AsFd) {
-        let _ = epoll::delete(&self.epoll, fd);
-    }
-
-    /// Has the source looked at soon.
-    pub(super) fn poke(&self, number: u32) {
-        self.due.lock().push(number);
-        self.wake.wake();
-    }
-
     pub(super) fn stop(&self) {
         self.stop.store(true, Relaxed);
-        self.wake.wake();
+        self.kicks.wake();
     }
 
     /// The thread's body.
@@ -158,25 +122,13 @@ impl Worker {
         if timeout.is_none_or(|timeout| timeout.tv_nsec != 0) {
             add(&self.sleeps, 1);
         }
-        events.clear();
-        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()).is_err() {
-            return;
-        }
-        let now = Instant::now();
-        for event in events.iter() {
-            match event.data.u64() {
-                WAKE => {
-                    self.wake.clear();
-                    for number in self.due.lock().drain(..) {
-                        Active::insert(active, number, now);
-                    }
-                }
-                number => {
-                    self.count_kick(number as usize);
-                    Active::insert(active, number as u32, now);
-                }
+        let mut now = None;
+        self.kicks.wait(events, timeout.as_ref(), |number, kicked| {
+            if kicked {
+                self.count_kick(number as usize);
             }
-        }
+            Active::insert(active, number, *now.get_or_insert_with(Instant::now));
+        });
     }
 
     fn count_kick(&self, number: usize) {

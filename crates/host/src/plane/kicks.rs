@@ -1,0 +1,73 @@
+//! How a worker is woken: kick descriptors in one epoll set, and a list of sources to look at without a kick.
+
+use super::notify::Wake;
+use parking_lot::Mutex;
+use rustix::event::{Timespec, epoll};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The number under which our own wake-up stands in the epoll set.
+const WAKE: u64 = u64::MAX;
+
+/// The sleeping place of one worker. Sessions hold it to have their queues looked at.
+pub(super) struct Kicks {
+    epoll: OwnedFd,
+    wake: Wake,
+    /// Sources to look at without waiting for a kick.
+    due: Mutex<Vec<u32>>,
+}
+
+impl Kicks {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = Wake::new()?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, wake, due: Mutex::new(Vec::new()) })
+    }
+
+    /// From now on source `number` is looked at when `fd` becomes readable. Edge-triggered: the descriptor is never
+    /// read, every write to it counts.
+    pub(super) fn watch(&self, number: u32, fd: impl AsFd) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(number.into()), flags)?)
+    }
+
+    /// Ends [`Self::watch`].
+    pub(super) fn unwatch(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Has source `number` looked at soon.
+    pub(super) fn poke(&self, number: u32) {
+        self.due.lock().push(number);
+        self.wake.wake();
+    }
+
+    /// Ends the worker's sleep without anything to look at.
+    pub(super) fn wake(&self) {
+        self.wake.wake();
+    }
+
+    /// Sleeps for `timeout` at most (`None`: until something happens) and tells what to look at: `look(number, kicked)`.
+    /// `events` is scratch space.
+    pub(super) fn wait(
+        &self,
+        events: &mut Vec<epoll::Event>,
+        timeout: Option<&Timespec>,
+        mut look: impl FnMut(u32, bool),
+    ) {
+        events.clear();
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout).is_err() {
+            return;
+        }
+        for event in events.iter() {
+            match event.data.u64() {
+                WAKE => {
+                    self.wake.clear();
+                    self.due.lock().drain(..).for_each(|number| look(number, false));
+                }
+                number => look(number as u32, true),
+            }
+        }
+    }
+}
