@@ -185,3 +185,41 @@ fn vectored_writes_gather_and_a_dead_file_is_an_error() {
     ftruncate(&file, 0).unwrap();
     assert_eq!(vectored::write(&writer, b"", &runs).unwrap_err().raw_os_error(), Some(libc::EFAULT));
 }
+
+/// Huge pages reserved for one test; the count before comes back at its end.
+struct HugePages(u64);
+
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    fn reserve(count: u64) -> Self {
+        let before: u64 = std::fs::read_to_string(HUGE_PAGES).unwrap().trim().parse().unwrap();
+        std::fs::write(HUGE_PAGES, (before + count).to_string()).expect("reserving huge pages needs root");
+        Self(before)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(HUGE_PAGES, self.0.to_string());
+    }
+}
+
+#[test]
+fn huge_pages_at_an_offset_that_is_no_multiple_of_them() {
+    let _pages = HugePages::reserve(3);
+    let file =
+        memfd_create("huge", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB).unwrap();
+    ftruncate(&file, 6 * MIB).unwrap();
+    // From the middle of the first huge page to the middle of the third, and nothing of it aligned.
+    let memory = GuestMemory::new(vec![region(&file, 0x7000, MIB + 0x3000, 4 * MIB)]).unwrap();
+    memory.slice(GuestAddr(0x7000), 5).unwrap().write(b"begin");
+    memory.slice(GuestAddr(0x7000 + 4 * MIB - 3), 3).unwrap().write(b"end");
+    let whole = GuestMemory::new(vec![region(&file, 0, 0, 6 * MIB)]).unwrap();
+    let mut bytes = [0; 5];
+    whole.slice(GuestAddr(MIB + 0x3000), 5).unwrap().read(&mut bytes);
+    assert_eq!(&bytes, b"begin");
+    whole.slice(GuestAddr(5 * MIB + 0x3000 - 3), 3).unwrap().read(&mut bytes[..3]);
+    assert_eq!(&bytes[..3], b"end");
+    assert!(matches!(Mapping::file(&file, 4 * MIB, 2 * MIB + 1), Err(MapError::FileTooSmall { .. })));
+}
