@@ -308,7 +308,8 @@ impl Deliverer {
         let stats = &target.stats;
         let mut guard = target.live.lock();
         let Some(live) = guard.as_mut().filter(|live| live.enabled && live.queue.fault().is_none()) else {
-            stats.dropped(DropReason::ReceiverDown, group.count_ones().into());
+            // Counted like the port that has no queue at all: that count has many writers.
+            stats.dropped_unheld(DropReason::ReceiverDown, group.count_ones().into());
             return;
         };
         let Live { queue, memory, rules, .. } = live;

@@ -202,8 +202,8 @@ impl Plane {
             let number = worker.attach(Source { port: Arc::clone(port), index });
             match &port.attachment {
                 Attachment::Guest(guest) => {
-                    *guest.transmit[usize::from(index)].owner.lock() =
-                        Some((Arc::clone(&worker.kicks), number));
+                    let owner = &guest.transmit[usize::from(index)].owner;
+                    owner.get_or_init(|| (Arc::clone(&worker.kicks), number));
                 }
                 Attachment::Tap(tap) => worker.kicks.watch(number, &tap.queues[usize::from(index)].file)?,
             }

@@ -17,8 +17,8 @@ use guestmem::GuestMemory;
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use switch::{Bridge, PortId, UnicastMac};
 use virtqueue::{DeviceQueue, Endian};
 
@@ -85,8 +85,7 @@ pub(super) struct GuestPort {
     pub(super) attention: notify::Wake,
     /// What every front-end of this port is offered.
     pub(super) offered: Offered,
-    /// What the session knows, for people.
-    /// Never held together with a queue's lock.
+    /// What the session knows, for people. Never held together with a queue's lock.
     pub(super) facts: Mutex<Facts>,
     pub(super) control_stats: QueueStats,
 }
@@ -110,7 +109,7 @@ impl GuestPort {
         let transmit = |_| TransmitQueue {
             live: Mutex::new(None),
             stats: QueueStats::default(),
-            owner: Mutex::new(None),
+            owner: OnceLock::new(),
         };
         let receive = |_| ReceiveQueue {
             live: Mutex::new(None),
@@ -143,21 +142,21 @@ impl GuestPort {
 
     /// Where the queue of a virtqueue index runs: receive queues are even, transmit queues odd. `None` for the control
     /// queue and beyond.
-    pub(super) fn slot(&self, index: u16) -> Option<(&Mutex<Option<Live>>, &QueueStats)> {
+    pub(super) fn slot(&self, index: u16) -> Option<&Mutex<Option<Live>>> {
         let pair = usize::from(index / 2);
         if index.is_multiple_of(2) {
-            self.receive.get(pair).map(|queue| (&queue.live, &queue.stats))
+            self.receive.get(pair).map(|queue| &queue.live)
         } else {
-            self.transmit.get(pair).map(|queue| (&queue.live, &queue.stats))
+            self.transmit.get(pair).map(|queue| &queue.live)
         }
     }
 
     /// The worker that serves a virtqueue, and under which number; receive queues have none.
-    pub(super) fn owner(&self, index: u16) -> Option<(Arc<Kicks>, u32)> {
+    pub(super) fn owner(&self, index: u16) -> Option<&(Arc<Kicks>, u32)> {
         if index.is_multiple_of(2) {
             return None;
         }
-        self.transmit.get(usize::from(index / 2))?.owner.lock().clone()
+        self.transmit.get(usize::from(index / 2))?.owner.get()
     }
 
     /// Notes that a flow is sent on `pair`.
@@ -254,7 +253,7 @@ pub(super) struct TransmitQueue {
     pub(super) live: Mutex<Option<Live>>,
     pub(super) stats: QueueStats,
     /// Where the worker that serves it sleeps, and under which number it knows the queue.
-    pub(super) owner: Mutex<Option<(Arc<Kicks>, u32)>>,
+    pub(super) owner: OnceLock<(Arc<Kicks>, u32)>,
 }
 
 /// A guest's receive queue; any worker may deliver.

@@ -202,7 +202,7 @@ impl<'s> Connection<'s> {
             return Err(End::MemoryDied);
         }
         for index in 0..self.queues.len() as u16 {
-            let Some((slot, _)) = self.guest.slot(index) else { continue };
+            let Some(slot) = self.guest.slot(index) else { continue };
             let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
             let text = format!("queue {index} retired: {fault}");
             if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
@@ -362,7 +362,7 @@ impl<'s> Connection<'s> {
 
     /// Puts a running queue where workers find it.
     fn place(&self, index: u16, mut live: Live) {
-        let Some((slot, _)) = self.guest.slot(index) else { return };
+        let Some(slot) = self.guest.slot(index) else { return };
         // We look at receive buffers when there is a frame for them: their kicks are never needed.
         live.queue.disable_notify();
         // A back-end before us may have been killed between using buffers and saying so.
@@ -381,7 +381,7 @@ impl<'s> Connection<'s> {
         if let Some((_, state)) = self.queues[usize::from(index)].suspended.take() {
             return state;
         }
-        let taken = self.guest.slot(index).and_then(|(slot, _)| slot.lock().take());
+        let taken = self.guest.slot(index).and_then(|slot| slot.lock().take());
         if index.is_multiple_of(2) {
             self.guest.receive[usize::from(index / 2)].forget_filled();
         }
@@ -403,10 +403,12 @@ impl<'s> Connection<'s> {
         let mut outcome = Outcome::Done;
         for QueueRestart { index, setup } in restarts {
             if index == self.guest.control_index() {
-                self.control.restart(&self.memory, setup.as_ref());
+                if self.control.restart(&self.memory, setup.as_ref()) == Outcome::Failed {
+                    outcome = Outcome::Failed;
+                }
                 continue;
             }
-            let Some((slot, _)) = self.guest.slot(index) else { continue };
+            let Some(slot) = self.guest.slot(index) else { continue };
             let mut guard = slot.lock();
             let taken = guard.take().map(|live| {
                 let state = live.queue.state();
@@ -441,7 +443,7 @@ impl<'s> Connection<'s> {
         if index == self.guest.control_index() {
             return self.control.change(change);
         }
-        let Some((slot, _)) = self.guest.slot(index) else { return Outcome::Failed };
+        let Some(slot) = self.guest.slot(index) else { return Outcome::Failed };
         if let Some(live) = slot.lock().as_mut() {
             change(live);
         } else if let Some((live, _)) = &mut self.queues[usize::from(index)].suspended {
@@ -469,7 +471,7 @@ impl<'s> Connection<'s> {
     /// Has the owner of a transmit queue woken by its kicks. Receive queues have no kicks worth waking for.
     fn watch(&mut self, index: u16, kick: Option<OwnedFd>) {
         if let (Some((worker, number)), Some(kick)) = (self.guest.owner(index), &kick)
-            && let Err(error) = worker.watch(number, kick)
+            && let Err(error) = worker.watch(*number, kick)
         {
             tracing::warn!(port = self.serving.port.config.name, index, %error, "kicks are not watched");
         }
@@ -488,7 +490,7 @@ impl<'s> Connection<'s> {
     /// Has a transmit queue looked at: chains may be waiting whose kick went elsewhere.
     fn poke(&self, index: u16) {
         if let Some((worker, number)) = self.guest.owner(index) {
-            worker.poke(number);
+            worker.poke(*number);
         }
     }
 

@@ -149,7 +149,7 @@ fn state(port: &Port) -> PortState {
 fn queue_views(guest: &GuestPort) -> Vec<QueueView> {
     let mut views = Vec::new();
     for index in 0..guest.control_index() {
-        let Some((slot, _)) = guest.slot(index) else { continue };
+        let Some(slot) = guest.slot(index) else { continue };
         let guard = slot.lock();
         let Some(live) = guard.as_ref() else { continue };
         views.push(QueueView {
