@@ -14,6 +14,8 @@ mod flow;
 mod frame;
 mod hash;
 mod ledger;
+mod port;
+mod source;
 mod types;
 
 #[cfg(test)]
@@ -26,4 +28,6 @@ mod tests;
 pub use bridge::{Bridge, BridgeConfig, BridgeError, EntryKind, FdbEntry, PortEntries, PortFlags};
 pub use flow::flow_hash;
 pub use frame::{ETHERNET_HEADER_SIZE, EthernetHead};
+pub use port::{PortSettings, PortVlans, Rates, VlanSet};
+pub use source::AllowedSources;
 pub use types::{DropReason, MacAddr, MacParseError, Now, PortId, UnicastMac, Verdict, Vlan};

@@ -194,6 +194,9 @@ impl fmt::Debug for UnicastMac {
 pub struct Vlan(NonZeroU16);
 
 impl Vlan {
+    /// VLAN 1, which ports of a new bridge are in.
+    pub const DEFAULT: Self = Self(NonZeroU16::MIN);
+
     /// `None` for 0 (priority tag) and for 4095 and above (reserved; IEEE 802.1Q-2022 table 9-2).
     #[inline]
     #[must_use]
