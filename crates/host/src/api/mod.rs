@@ -19,7 +19,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use view::{FdbView, PortView, Problem, Status, SwitchView};
+use crate::capture::{CaptureRequest, CaptureStream};
+use crate::config::Config;
+use view::{
+    ChangeView, FdbFilter, FdbSpec, FdbView, GroupView, PortView, Problem, Status, SwitchView, TraceView,
+};
 
 /// What the control plane asks of the data plane. Every call is a snapshot, made on the control thread; it may take a
 /// lock for a short while and must not wait for a guest.
@@ -30,10 +34,45 @@ pub trait Plane: Send + Sync + 'static {
     fn ports(&self) -> Vec<PortView>;
     /// One port; `None` if there is none of that name.
     fn port(&self, name: &str) -> Option<PortView>;
-    /// FDB entries of one switch or of all.
-    fn fdb(&self, switch: Option<&str>) -> Vec<FdbView>;
+    /// All switches, in the order of the configuration.
+    fn switches(&self) -> Vec<SwitchView> {
+        self.status().switches
+    }
+    /// FDB entries. A filter that names what does not exist is refused.
+    fn fdb(&self, filter: &FdbFilter) -> Result<Vec<FdbView>, Refusal>;
+    /// Adds an FDB entry, or changes the operator's own one.
+    fn add_fdb(&self, entry: &FdbSpec) -> Result<(), Refusal>;
+    /// Removes the entries that a filter names: every kind if it has a MAC address, else those that were learned or are
+    /// dynamic, unless it names a kind. How many.
+    fn flush_fdb(&self, filter: &FdbFilter) -> Result<usize, Refusal>;
+    /// Multicast groups with listeners, of one switch or all.
+    fn groups(&self, switch: Option<&str>) -> Result<Vec<GroupView>, Refusal>;
+    /// Opens a port again that a guard has shut.
+    fn reopen(&self, port: &str) -> Result<(), Refusal>;
+    /// What the switch would do with a frame (from its Ethernet header on) that came in by a port. Changes nothing.
+    fn trace(&self, port: &str, frame: &[u8]) -> Result<TraceView, Refusal>;
+    /// Starts a capture; records wait in the stream, bounded, until they are taken.
+    fn capture(&self, request: &CaptureRequest) -> Result<Arc<CaptureStream>, Refusal>;
+    /// The configuration that runs.
+    fn config(&self) -> Arc<Config>;
+    /// Goes over to another configuration. It takes effect as a whole, or the old one stays: then the refusal says why.
+    fn apply(&self, config: Config) -> Result<ChangeView, Refusal>;
     /// Stops all workers, closes all sessions and removes the sockets of the ports. Called once, at the end.
     fn stop(&self);
+}
+
+/// Why the data plane did not do what was asked. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Something of that name does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was asked makes no sense, or contradicts what there is.
+    #[error("{0}")]
+    Invalid(String),
+    /// The host could not do it.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The plane as handlers share it.

@@ -35,6 +35,8 @@ pub struct WorkerView {
     pub mode: String,
     /// Virtqueues and tap queues it serves now.
     pub queues: usize,
+    /// Times it went to sleep since the start.
+    pub sleeps: u64,
 }
 
 /// A switch.
@@ -46,6 +48,14 @@ pub struct SwitchView {
     pub ports: usize,
     /// Number of FDB entries now.
     pub fdb_entries: usize,
+    /// Most FDB entries it holds.
+    pub fdb_entries_max: usize,
+    /// Age in milliseconds at which a learned entry is forgotten.
+    pub ageing_ms: u64,
+    /// `none`, `802.1q` or `802.1ad`.
+    pub vlan: String,
+    /// Whether it follows IGMP and MLD.
+    pub snooping: bool,
 }
 
 /// What a port is doing.
@@ -81,14 +91,14 @@ pub struct PortView {
     pub name: String,
     /// Name of its switch.
     pub switch: String,
-    /// `vhost-user` or `tap`.
+    /// `vhost-user`, `tap`, `packet`, `af-xdp` or `macvtap`.
     pub kind: String,
     /// Path of the vhost-user socket, for that kind.
     pub socket: Option<String>,
     /// `server` or `client`: who Ringway is on the socket, for that kind.
     pub socket_mode: Option<String>,
-    /// Name of the tap interface, for that kind.
-    pub tap: Option<String>,
+    /// Name of the host's interface, for the other kinds.
+    pub interface: Option<String>,
     /// MAC address of the configuration, such as `52:54:00:00:00:01`.
     pub mac: Option<String>,
     /// MTU in bytes.
@@ -105,6 +115,118 @@ pub struct PortView {
     pub counters: CountersView,
     /// Its queues, by index.
     pub queues: Vec<QueueView>,
+    /// What it may do.
+    pub settings: SettingsView,
+    /// Why it is shut, if it is: `disabled` by the operator, or `guard`, a spanning-tree frame on a guarded port.
+    pub shut: Option<String>,
+    /// Learned FDB entries behind it.
+    pub fdb_learned: u32,
+    /// Other FDB entries behind it.
+    pub fdb_pinned: u32,
+    /// Learned entries that it lost because the FDB was full.
+    pub fdb_evicted: u64,
+    /// Addresses that the guest uses, as far as they are known without learning.
+    pub addresses: Vec<AddressView>,
+    /// What the guest's driver wants to receive, where that reaches us.
+    pub receive_filter: Option<ReceiveFilterView>,
+    /// Filter of the host's interface, for uplinks.
+    pub uplink: Option<UplinkView>,
+}
+
+/// What a port may do; the words of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct SettingsView {
+    /// `guest` or `open`.
+    pub profile: String,
+    /// Frames enter and leave.
+    pub enabled: bool,
+    /// Sources are learned.
+    pub learning: bool,
+    /// Gets frames to unknown stations.
+    pub flood: bool,
+    /// Gets frames to groups without known listeners.
+    pub multicast_flood: bool,
+    /// Gets broadcasts.
+    pub broadcast_flood: bool,
+    /// Exchanges frames with ports that are not isolated only.
+    pub isolated: bool,
+    /// Frames may leave where they came in.
+    pub hairpin: bool,
+    /// Sources must be entries of this port.
+    pub locked: bool,
+    /// Shut by a spanning-tree frame.
+    pub guard: bool,
+    /// Questions for its addresses are answered by the switch.
+    pub neighbour_suppression: bool,
+    /// Most addresses learned behind it.
+    pub mac_limit: Option<u32>,
+    /// Frames a second to unknown stations.
+    pub unknown_unicast_rate: Option<u32>,
+    /// Broadcasts a second.
+    pub broadcast_rate: Option<u32>,
+    /// Frames a second to groups.
+    pub multicast_rate: Option<u32>,
+    /// Source networks allowed; empty: any.
+    pub addresses: Vec<String>,
+    /// Source MAC addresses allowed; empty: any.
+    pub macs: Vec<String>,
+    /// Last digits of 01:80:c2:00:00:0X that pass.
+    pub link_local_forward: Vec<u8>,
+    /// VLAN of untagged frames, on a switch that knows VLANs.
+    pub native_vlan: Option<u16>,
+    /// All VLANs, such as `["10", "20-29"]`, on a switch that knows VLANs.
+    pub vlans: Vec<String>,
+    /// `deny`, `allow`, or the addresses that the guest may take.
+    pub mac_change: String,
+}
+
+/// An address that a guest uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AddressView {
+    /// The address.
+    pub mac: String,
+    /// Where it is known from: `configuration`, `guest`, `operator`.
+    pub origin: String,
+}
+
+/// What a guest's driver wants to receive (virtio 1.3 §5.1.6.5.1, or QEMU's `query-rx-filter`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReceiveFilterView {
+    /// `control-queue` or `qmp`.
+    pub source: String,
+    /// The address it uses.
+    pub mac: String,
+    /// Further unicast addresses.
+    pub unicast: Vec<String>,
+    /// Groups.
+    pub multicast: Vec<String>,
+    /// It takes everything.
+    pub promiscuous: bool,
+    /// It takes all groups.
+    pub all_multicast: bool,
+    /// Changes it has asked for since it is attached.
+    pub changes: u64,
+    /// The last one that the operator's rule refused, in words.
+    pub refused: Option<String>,
+}
+
+/// The receive filter of a host interface that is a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UplinkView {
+    /// `exact`: the interface passes the programmed addresses only; `promiscuous`: it passes everything; `none`: this kind of
+    /// interface has no filter.
+    pub mode: String,
+    /// Why, such as `port vm3 learns`.
+    pub reason: String,
+    /// Unicast addresses programmed now.
+    pub unicast: Vec<String>,
+    /// Groups programmed now.
+    pub multicast: Vec<String>,
+    /// It takes all groups.
+    pub all_multicast: bool,
+    /// Requests made to the kernel since the start.
+    pub operations: u64,
 }
 
 /// Feature bits by name, such as `VIRTIO_NET_F_MRG_RXBUF`.
@@ -155,6 +277,14 @@ pub struct QueueView {
     pub enabled: bool,
     /// The fault that retired it, in words.
     pub fault: Option<String>,
+    /// Frames and bytes through it.
+    pub traffic: TrafficView,
+    /// Frames dropped at it, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Kicks received.
+    pub kicks: u64,
+    /// Calls sent.
+    pub calls: u64,
 }
 
 /// An entry of an FDB.
@@ -166,10 +296,121 @@ pub struct FdbView {
     pub mac: String,
     /// Name of the port it lives behind.
     pub port: String,
-    /// `learned` or `static`.
+    /// VLAN, on a switch that knows VLANs.
+    pub vlan: Option<u16>,
+    /// `learned`, `dynamic`, `sticky` or `static`.
     pub kind: String,
-    /// Milliseconds since a frame from it was last seen.
+    /// Why it is there, such as `seen in a frame` or `configuration`.
+    pub why: String,
+    /// Milliseconds since a frame from it was last seen; 0 for kinds that do not age.
     pub age_ms: u64,
+}
+
+/// An FDB entry that an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FdbSpec {
+    /// The address.
+    pub mac: String,
+    /// Name of the port; it says which switch.
+    pub port: String,
+    /// VLAN; without it, the port's native one on a switch that knows VLANs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// `static` (the default), `sticky` or `dynamic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+}
+
+/// Which FDB entries are meant; every field that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FdbFilter {
+    /// Name of a switch.
+    pub switch: Option<String>,
+    /// Name of a port.
+    pub port: Option<String>,
+    /// VLAN.
+    pub vlan: Option<u16>,
+    /// The address.
+    pub mac: Option<String>,
+    /// A kind.
+    pub kind: Option<String>,
+}
+
+/// A multicast group with listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupView {
+    /// Name of the switch.
+    pub switch: String,
+    /// VLAN, on a switch that knows VLANs.
+    pub vlan: Option<u16>,
+    /// The group's MAC address.
+    pub group: String,
+    /// Ports with listeners.
+    pub ports: Vec<String>,
+    /// Milliseconds until the first of them is forgotten.
+    pub expires_ms: u64,
+}
+
+/// One step of a forwarding decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StepView {
+    /// The rule, such as `vlan-ingress`.
+    pub rule: String,
+    /// What was found, in words.
+    pub finding: String,
+    /// Whether the frame may go on.
+    pub passed: bool,
+}
+
+/// A port that a frame leaves by, or would but for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputView {
+    /// Name of the port.
+    pub port: String,
+    /// `as-is`, `untagged` or `tagged`; or why the frame does not leave here.
+    pub form: String,
+}
+
+/// What the switch would do with a frame, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TraceView {
+    /// Port that the frame comes in by.
+    pub port: String,
+    /// Name of the switch.
+    pub switch: String,
+    /// The frame in words.
+    pub frame: String,
+    /// VLAN that it is in, on a switch that knows VLANs.
+    pub vlan: Option<u16>,
+    /// The decision, rule by rule.
+    pub steps: Vec<StepView>,
+    /// `unicast`, `flood`, `answer` or `drop`.
+    pub verdict: String,
+    /// Why it is dropped, by the name that counters use.
+    pub drop: Option<String>,
+    /// Where it leaves.
+    pub outputs: Vec<OutputView>,
+    /// Ports that a flood leaves out.
+    pub left_out: Vec<OutputView>,
+}
+
+/// What an accepted change did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangeView {
+    /// Things that are new, such as `port.web`.
+    pub added: Vec<String>,
+    /// Things that are gone.
+    pub removed: Vec<String>,
+    /// Things changed while their traffic went on.
+    pub changed: Vec<String>,
+    /// Things stopped and started again because they cannot change otherwise.
+    pub replaced: Vec<String>,
+    /// Number of things left as they were.
+    pub untouched: usize,
+    /// What the change cannot do without a restart, in words.
+    pub needs_restart: Vec<String>,
 }
 
 /// Why a request was not answered with what it asked for.

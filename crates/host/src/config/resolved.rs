@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use switch::{EntryKind, PortSettings, Tagging, UnicastMac, Vlan};
+
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -27,8 +29,10 @@ pub struct Config {
 pub struct ControlConfig {
     /// Path of the unix socket that speaks HTTP/JSON.
     pub socket: PathBuf,
-    /// TCP address that serves the same API, if any.
+    /// TCP address that serves the same API and the dashboard, if any.
     pub http: Option<SocketAddr>,
+    /// File that holds the bearer token for [`Self::http`]; `None`: only metrics can be read there.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[workers]`: the threads that serve queues.
@@ -65,6 +69,10 @@ pub struct SwitchConfig {
     pub ageing: Duration,
     /// Most FDB entries kept; 1 to [`FDB_ENTRIES_MAX`].
     pub entries_max: usize,
+    /// The tag of the VLANs that it knows (`vlan = "802.1q"` or `"802.1ad"`); `None`: tags are payload.
+    pub tagging: Option<Tagging>,
+    /// Whether it follows IGMP and MLD.
+    pub snooping: bool,
 }
 
 /// `ageing` of a switch that names none: five minutes, as IEEE 802.1Q recommends.
@@ -93,6 +101,47 @@ pub struct PortConfig {
     pub profile: Profile,
     /// Whether checksum and segmentation offloads are offered.
     pub offloads: bool,
+    /// What the switch lets it do. [`PortSettings::neighbours`] is filled in by the data plane.
+    pub settings: PortSettings,
+    /// Unicast addresses (not zero) that the other side uses beside [`Self::mac`].
+    pub macs: Vec<UnicastMac>,
+    /// FDB entries of the configuration; of a kind that frames cannot make.
+    pub fdb: Vec<FdbConfig>,
+    /// Which addresses the guest may take in place of [`Self::mac`].
+    pub mac_change: MacChange,
+    /// QMP socket of the guest's QEMU, where its receive filter is followed.
+    pub qmp: Option<QmpConfig>,
+}
+
+/// An FDB entry of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbConfig {
+    /// The station.
+    pub mac: UnicastMac,
+    /// Its VLAN: one of the port's, on a switch that knows VLANs; else `None`.
+    pub vlan: Option<Vlan>,
+    /// What it is: static, sticky or dynamic.
+    pub kind: EntryKind,
+}
+
+/// Which addresses a guest may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MacChange {
+    /// Only the one of the configuration.
+    Deny,
+    /// Any.
+    Allow,
+    /// The one of the configuration, or one of these.
+    List(Vec<UnicastMac>),
+}
+
+/// Where a guest's QEMU answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QmpConfig {
+    /// Path of the unix socket.
+    pub socket: PathBuf,
+    /// Name of the NIC in QEMU (`query-rx-filter`); `None`: the only one, or the one that has the port's address.
+    pub nic: Option<String>,
 }
 
 /// What is on the other side of a port.
@@ -114,14 +163,62 @@ pub enum Attach {
         /// Number of queues; 1 to [`QUEUE_PAIRS_MAX`].
         queues: u16,
     },
+    /// A macvtap interface that exists; its character device, or a descriptor of it that was passed to the program.
+    Macvtap {
+        /// Interface name.
+        interface: String,
+        /// Inherited descriptors of its character device, one a queue; empty: it is opened once a queue.
+        fds: Vec<i32>,
+        /// Number of queues; 1 to [`QUEUE_PAIRS_MAX`].
+        queues: u16,
+    },
+    /// An interface of the host, through AF_PACKET.
+    Packet {
+        /// Interface name.
+        interface: String,
+    },
+    /// An interface of the host, through AF_XDP.
+    AfXdp {
+        /// Interface name.
+        interface: String,
+        /// Number of the interface's queues that are used; 1 to [`QUEUE_PAIRS_MAX`].
+        queues: u16,
+        /// Where frames are taken.
+        mode: XdpMode,
+    },
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver if it can, else in the kernel's generic code.
+    Auto,
+    /// In the kernel's generic code (`"generic"`).
+    Generic,
+    /// In the driver (`"native"`); refused if the driver cannot.
+    Native,
 }
 
 impl Attach {
-    /// The word for it in the file and in the API: `vhost-user` or `tap`.
+    /// The word for it in the file and in the API.
     pub fn kind(&self) -> &'static str {
         match self {
             Attach::VhostUser { .. } => "vhost-user",
             Attach::Tap { .. } => "tap",
+            Attach::Macvtap { .. } => "macvtap",
+            Attach::Packet { .. } => "packet",
+            Attach::AfXdp { .. } => "af-xdp",
+        }
+    }
+
+    /// The host's interface, where it is one.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Attach::VhostUser { .. } => None,
+            Attach::Tap { name, .. } => Some(name),
+            Attach::Macvtap { interface, .. }
+            | Attach::Packet { interface }
+            | Attach::AfXdp { interface, .. } => Some(interface),
         }
     }
 
@@ -129,7 +226,7 @@ impl Attach {
     pub fn socket(&self) -> Option<&Path> {
         match self {
             Attach::VhostUser { socket, .. } => Some(socket),
-            Attach::Tap { .. } => None,
+            _ => None,
         }
     }
 }
@@ -151,7 +248,7 @@ pub enum SocketRole {
 /// How far the other side of a port is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// A guest that is locked to its own addresses. Default for vhost-user ports.
+    /// A guest that is locked to its own addresses, guarded and bounded. Default for vhost-user ports.
     Guest,
     /// Anything may be behind the port. Default for tap ports.
     Open,

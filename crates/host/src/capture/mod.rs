@@ -1,0 +1,5 @@
+//! Captures: copies of frames as they pass a port, for pcapng.
+
+mod stream;
+
+pub use stream::{CaptureRequest, CaptureStream, Direction};
