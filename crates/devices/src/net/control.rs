@@ -88,6 +88,10 @@ impl MacTable {
         table
     }
 
+    fn list(&self) -> Option<&[[u8; 6]]> {
+        (!self.is_overflown).then(|| &self.macs[..self.len])
+    }
+
     fn matches(&self, mac: [u8; 6]) -> bool {
         self.is_overflown || self.macs[..self.len].contains(&mac)
     }
@@ -172,17 +176,38 @@ impl ControlState {
         !has(Modes::NOUNI) && (has(Modes::ALLUNI) || is_ours)
     }
 
-    /// Carries out one request: class, command, data, from a private copy.
-    pub fn handle(&mut self, request: &[u8]) -> (Ack, Option<Change>) {
-        match self.carry_out(request) {
+    /// The unicast addresses that the driver wants beside its own; `None`: more than [`MAC_TABLE_MAX`], so all.
+    pub fn unicast(&self) -> Option<&[[u8; 6]]> {
+        self.unicast.list()
+    }
+
+    /// The groups that the driver wants; `None`: more than [`MAC_TABLE_MAX`], so all.
+    pub fn multicast(&self) -> Option<&[[u8; 6]]> {
+        self.multicast.list()
+    }
+
+    /// Carries out one request: class, command, data, from a private copy. A request for another address is put to
+    /// `admit` first; where that says no, it is refused.
+    pub fn handle(
+        &mut self,
+        request: &[u8],
+        admit: &mut dyn FnMut([u8; 6]) -> bool,
+    ) -> (Ack, Option<Change>) {
+        match self.carry_out(request, admit) {
             Some(change) => (Ack::Ok, Some(change)),
             None => (Ack::Error, None),
         }
     }
 
     /// Carries out the request in `chain` and writes the answer. Returns how many bytes were written, for
-    /// completing the chain: zero when there is no room for an answer, and then nothing was done.
-    pub fn handle_chain(&mut self, burst: &Burst<'_>, chain: &Chain) -> (u32, Option<Change>) {
+    /// completing the chain: zero when there is no room for an answer, and then nothing was done. `admit` as in
+    /// [`Self::handle`]: what it does is done when the driver sees the answer.
+    pub fn handle_chain(
+        &mut self,
+        burst: &Burst<'_>,
+        chain: &Chain,
+        admit: &mut dyn FnMut([u8; 6]) -> bool,
+    ) -> (u32, Option<Change>) {
         let room = burst.writable(chain);
         if chain.writable_len() == 0 {
             return (0, None);
@@ -192,19 +217,19 @@ impl ControlState {
         let (ack, change) = match request.get_mut(..len) {
             Some(request) => {
                 read_segments(burst.readable(chain), 0, request);
-                self.handle(request)
+                self.handle(request, admit)
             }
             None => (Ack::Error, None),
         };
         (write_segments(room, 0, &[ack as u8]) as u32, change)
     }
 
-    fn carry_out(&mut self, request: &[u8]) -> Option<Change> {
+    fn carry_out(&mut self, request: &[u8], admit: &mut dyn FnMut([u8; 6]) -> bool) -> Option<Change> {
         let (&[class, command], data) = request.split_first_chunk::<2>()?;
         match (class, command) {
             (class::RX, 0..=5) => self.set_mode(command, data),
             (class::MAC, 0) => self.set_mac_table(data),
-            (class::MAC, 1) => self.set_mac(data),
+            (class::MAC, 1) => self.set_mac(data, admit),
             (class::VLAN, 0) => self.set_vlan(data, true),
             (class::VLAN, 1) => self.set_vlan(data, false),
             (class::ANNOUNCE, 0) => self.need(Features::GUEST_ANNOUNCE).map(|()| Change::Announced),
@@ -244,10 +269,10 @@ impl ControlState {
         Some((MacTable::new(macs), data))
     }
 
-    fn set_mac(&mut self, data: &[u8]) -> Option<Change> {
+    fn set_mac(&mut self, data: &[u8], admit: &mut dyn FnMut([u8; 6]) -> bool) -> Option<Change> {
         self.need(Features::CTRL_MAC_ADDR)?;
         let mac = *data.first_chunk::<6>()?;
-        if mac[0] & 1 != 0 || mac == [0; 6] {
+        if mac[0] & 1 != 0 || mac == [0; 6] || !admit(mac) {
             return None;
         }
         self.mac = mac;
@@ -326,14 +351,26 @@ mod tests {
         state(IMPLEMENTED | Features::VERSION_1)
     }
 
+    #[test]
+    fn an_address_that_is_not_admitted_is_refused_and_changes_nothing() {
+        let mut state = full();
+        let request = [&[1, 1][..], &OTHER].concat();
+        let mut asked = Vec::new();
+        let answer = state.handle(&request, &mut |mac| {
+            asked.push(mac);
+            false
+        });
+        assert_eq!((answer, asked, state.mac()), ((Ack::Error, None), vec![OTHER], MAC));
+    }
+
     #[track_caller]
     fn ok(state: &mut ControlState, request: &[u8], change: Change) {
-        assert_eq!(state.handle(request), (Ack::Ok, Some(change)));
+        assert_eq!(state.handle(request, &mut |_| true), (Ack::Ok, Some(change)));
     }
 
     #[track_caller]
     fn refused(state: &mut ControlState, request: &[u8]) {
-        assert_eq!(state.handle(request), (Ack::Error, None));
+        assert_eq!(state.handle(request, &mut |_| true), (Ack::Error, None));
     }
 
     #[test]
@@ -476,7 +513,7 @@ mod tests {
         fn no_request_does_harm(requests in prop::collection::vec(prop::collection::vec(0u8..8, 0..40), 0..20)) {
             let mut state = full();
             for request in &requests {
-                let (ack, change) = state.handle(request);
+                let (ack, change) = state.handle(request, &mut |_| true);
                 prop_assert_eq!(ack == Ack::Ok, change.is_some());
                 state.accepts_frame(OTHER, Some(7));
             }

@@ -23,6 +23,7 @@ pub mod packet;
 pub mod rarp;
 pub mod receive;
 pub mod software;
+mod tag;
 pub mod transmit;
 
 pub use config::{Duplex, NetConfig};
@@ -33,4 +34,5 @@ pub use header::{HeaderFormat, NetHeader};
 pub use offload::{Accepts, HeaderFault, Offload, SegmentKind, Segmentation};
 pub use receive::{Delivered, ReceiveRules};
 pub use software::Software;
+pub use tag::TagEdit;
 pub use transmit::{HeadBuffer, TransmitRules};

@@ -65,7 +65,7 @@ pub(crate) fn net_control(bytes: &[u8]) {
         let len = usize::from(u16::from_le_bytes(*len)).min(rest.len()).min(REQUEST_LEN_MAX);
         let (request, rest) = rest.split_at(len);
         requests = rest;
-        let (ack, change) = state.handle(request);
+        let (ack, change) = state.handle(request, &mut |_| true);
         assert_eq!(ack == Ack::Ok, change.is_some());
         assert!(state.queue_pairs() >= 1 && state.queue_pairs() <= u16::from(prefix[7]).max(1));
         assert!(features.receive_accepts().contains(state.accepts()));
