@@ -1,0 +1,330 @@
+//! One queue of an AF_XDP uplink: a socket, its frames and its four rings.
+
+use super::Layout;
+use crate::sys::TAP_HEADER_LEN;
+use crate::sys::xdp::bpf::Place;
+use crate::sys::xdp::memory::{self, ReceiveFrames, SendFrames};
+use crate::sys::xdp::ring::{CONTINUED, Consumer, Desc, Producer, Which};
+use devices::net::{FRAME_LEN_MAX, Frame};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpOptionsFlags, XdpUmemReg, XdpUmemRegFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// Frames of each direction, and entries of each ring.
+const FRAMES: u32 = 2048;
+
+/// Frames read before the kernel gets them back.
+const GIVE_BACK: u32 = 32;
+
+/// Pieces of one frame at most: the kernel's own bound (`MAX_SKB_FRAGS` + 1).
+const PIECES_MAX: usize = 18;
+
+/// System calls in a row that move nothing before sending is left to the next [`XdpQueue::flush`].
+const STALLS_MAX: u32 = 4;
+
+/// Bytes that may wait in the kernel below the socket: all frames of a queue, with what the kernel adds to each.
+const SEND_BUFFER_LEN: usize = FRAMES as usize * 8192;
+
+/// One queue. Reading and writing take turns among themselves, not with each other.
+pub(in super::super) struct XdpQueue {
+    socket: OwnedFd,
+    zero_copy: bool,
+    incoming: Mutex<Incoming>,
+    outgoing: Mutex<Outgoing>,
+    /// Frames are in the transmit ring that the kernel did not take when it was asked.
+    unsent: AtomicBool,
+    /// Frames that were not whole: the kernel named bytes that are in no frame.
+    broken: AtomicU64,
+}
+
+/// The receiving half.
+struct Incoming {
+    receive: Consumer<Desc>,
+    fill: Producer<u64>,
+    frames: ReceiveFrames,
+    /// Frames that the kernel does not have back yet.
+    kept: u32,
+}
+
+/// The sending half.
+struct Outgoing {
+    transmit: Producer<Desc>,
+    completion: Consumer<u64>,
+    frames: SendFrames,
+    /// Frames that hold nothing.
+    free: Vec<u32>,
+    /// By frame: whether the kernel has it.
+    flying: Box<[bool]>,
+    /// Where a frame of several pieces is gathered; empty where there are none.
+    whole: Box<[u8]>,
+}
+
+impl XdpQueue {
+    /// Takes over queue `index` of an interface that is up.
+    ///
+    /// # Errors
+    /// The kernel's. EINVAL: there is no such queue; EBUSY: another socket has it; ENOBUFS: memory may not be locked.
+    pub(super) fn open(ifindex: u32, index: u32, layout: Layout, place: Place) -> io::Result<Self> {
+        let socket =
+            rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        let (receive_frames, send_frames, extent) = memory::frames(FRAMES, FRAMES, layout.frame_len)?;
+        sockopt::set_xdp_umem_reg(
+            &socket,
+            XdpUmemReg {
+                addr: extent.start,
+                len: extent.len,
+                chunk_size: layout.frame_len,
+                headroom: 0,
+                flags: XdpUmemRegFlags::empty(),
+                tx_metadata_len: 0,
+            },
+        )?;
+        sockopt::set_xdp_umem_fill_ring_size(&socket, FRAMES)?;
+        sockopt::set_xdp_umem_completion_ring_size(&socket, FRAMES)?;
+        sockopt::set_xdp_rx_ring_size(&socket, FRAMES)?;
+        sockopt::set_xdp_tx_ring_size(&socket, FRAMES)?;
+        // Refused without CAP_NET_ADMIN; then a burst may need a second call to be sent.
+        let _ = sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER_LEN);
+
+        let offsets = sockopt::xdp_mmap_offsets(&socket)?;
+        let fd = socket.as_fd();
+        let mut incoming = Incoming {
+            receive: Consumer::map(fd, Which::Receive, &offsets.rx, FRAMES)?,
+            fill: Producer::map(fd, Which::Fill, &offsets.fr, FRAMES)?,
+            frames: receive_frames,
+            kept: 0,
+        };
+        let outgoing = Outgoing {
+            transmit: Producer::map(fd, Which::Transmit, &offsets.tx, FRAMES)?,
+            completion: Consumer::map(fd, Which::Completion, &offsets.cr, FRAMES)?,
+            free: (0..send_frames.count()).rev().collect(),
+            flying: vec![false; send_frames.count() as usize].into(),
+            frames: send_frames,
+            whole: vec![0; if layout.pieces { FRAME_LEN_MAX as usize } else { 0 }].into(),
+        };
+        for addr in incoming.frames.addrs() {
+            incoming.fill.push(addr);
+        }
+        incoming.fill.publish();
+
+        let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+        flags.set(SocketAddrXdpFlags::XDP_USE_SG, layout.pieces);
+        // Behind the generic program there is no driver to write into our frames.
+        flags.set(SocketAddrXdpFlags::XDP_COPY, place == Place::Generic);
+        rustix::net::bind(&socket, &SocketAddrXdp::new(flags, ifindex, index))?;
+        let zero_copy = sockopt::xdp_options(&socket)?.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+        Ok(Self {
+            socket,
+            zero_copy,
+            incoming: Mutex::new(incoming),
+            outgoing: Mutex::new(outgoing),
+            unsent: AtomicBool::new(false),
+            broken: AtomicU64::new(0),
+        })
+    }
+
+    /// What becomes readable when a frame comes.
+    pub(in super::super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether the driver uses our frames without a copy.
+    pub(super) fn is_zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Frames that arrived and did not reach us: no room in the rings or frames, too long, or not whole.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(in super::super) fn missed(&self) -> io::Result<u64> {
+        let statistics = sockopt::xdp_statistics(&self.socket)?;
+        Ok(statistics.rx_dropped + statistics.rx_ring_full.unwrap_or(0) + self.broken.load(Relaxed))
+    }
+
+    /// Reads one frame into `buffer`, behind a zeroed virtio-net header of [`TAP_HEADER_LEN`] bytes; how many bytes that
+    /// is. `None`: nothing is there now. A frame that does not fit is passed over.
+    pub(in super::super) fn read(&self, buffer: &mut [u8]) -> Option<usize> {
+        let (header, body) = buffer.split_at_mut_checked(TAP_HEADER_LEN)?;
+        let mut incoming = self.incoming.lock();
+        for _ in 0..incoming.receive.len() {
+            let Some((pieces, len)) = incoming.gather(body) else {
+                incoming.give_back(&self.socket);
+                break;
+            };
+            incoming.pass(pieces, &self.socket);
+            if let Some(len) = len {
+                header.fill(0);
+                return Some(TAP_HEADER_LEN + len);
+            }
+            self.broken.fetch_add(1, Relaxed);
+        }
+        drop(incoming);
+        if self.unsent.load(Relaxed) {
+            self.flush();
+        }
+        None
+    }
+
+    /// Puts one frame into the transmit ring; [`Self::flush`] has it sent. `false`: not taken, since the ring is full even after
+    /// what was sent is taken out of it, or the frame is longer than the interface's MTU has room for.
+    pub(in super::super) fn write(&self, frame: &Frame<'_>) -> bool {
+        let mut outgoing = self.outgoing.lock();
+        if outgoing.put(frame) {
+            return true;
+        }
+        self.send(&mut outgoing);
+        outgoing.put(frame)
+    }
+
+    /// Has everything sent that was written.
+    pub(in super::super) fn flush(&self) {
+        self.send(&mut self.outgoing.lock());
+    }
+
+    fn send(&self, outgoing: &mut Outgoing) {
+        let wanted = outgoing.transmit.publish();
+        let sent = if self.zero_copy {
+            if wanted {
+                let _ = rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT);
+            }
+            true
+        } else {
+            self.send_copied(outgoing)
+        };
+        outgoing.reap();
+        if self.unsent.load(Relaxed) == sent {
+            self.unsent.store(!sent, Relaxed);
+        }
+    }
+
+    /// In copy mode frames are sent by our own system calls, a few dozen by each. Whether all went.
+    fn send_copied(&self, outgoing: &mut Outgoing) -> bool {
+        let mut stalls = 0;
+        let mut left = outgoing.transmit.pending();
+        while left != 0 && stalls < STALLS_MAX {
+            match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
+                // EAGAIN: more is left than one call sends. ENOBUFS: a frame was thrown away below.
+                Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) => {}
+                // The interface is down or gone; what is in the ring goes when it is back.
+                Err(_) => return true,
+            }
+            outgoing.reap();
+            let now = outgoing.transmit.pending();
+            stalls = if now < left { 0 } else { stalls + 1 };
+            left = now;
+        }
+        left == 0
+    }
+}
+
+impl Incoming {
+    /// Copies the next frame into `body`. How many pieces it has, and its length unless it is not whole or does not fit;
+    /// `None` when there is none, or not all of it.
+    fn gather(&mut self, body: &mut [u8]) -> Option<(u32, Option<usize>)> {
+        let (mut pieces, mut end) = (0, Some(0));
+        // More pieces than the ring has entries: no frame, whatever comes.
+        while pieces < self.receive.len() {
+            let desc = self.receive.peek(pieces)?;
+            pieces += 1;
+            end = end
+                .and_then(|at: usize| Some(at + self.frames.read(desc.addr, desc.len, body.get_mut(at..)?)?));
+            if desc.options & CONTINUED == 0 {
+                return Some((pieces, end.filter(|&len| len != 0)));
+            }
+        }
+        Some((pieces, None))
+    }
+
+    /// Goes over `pieces` entries; the kernel gets the frames back in groups.
+    fn pass(&mut self, pieces: u32, socket: &OwnedFd) {
+        for _ in 0..pieces {
+            if let Some(base) = self.receive.pop().and_then(|desc| self.frames.base(desc.addr)) {
+                self.fill.push(base);
+            }
+        }
+        self.kept += pieces;
+        if self.kept >= GIVE_BACK {
+            self.give_back(socket);
+        }
+    }
+
+    fn give_back(&mut self, socket: &OwnedFd) {
+        self.kept = 0;
+        self.receive.release();
+        if self.fill.publish() {
+            // The driver had run out of frames and stopped.
+            let _ = rustix::net::recv(socket, &mut [0u8; 1][..], RecvFlags::DONTWAIT);
+        }
+    }
+}
+
+impl Outgoing {
+    /// Copies a frame into free ones and puts them into the ring, unless there are too few.
+    fn put(&mut self, frame: &Frame<'_>) -> bool {
+        let len = frame.len() as usize;
+        if len > self.frames.frame_len() {
+            return self.put_pieces(frame);
+        }
+        let Some(&index) = self.free.last() else { return false };
+        let Some(bytes) = self.frames.bytes_mut(index) else { return false };
+        let len = frame.copy_to(bytes);
+        self.push(len, 0)
+    }
+
+    #[cold]
+    fn put_pieces(&mut self, frame: &Frame<'_>) -> bool {
+        let piece_len = self.frames.frame_len();
+        let len = frame.len() as usize;
+        let count = len.div_ceil(piece_len);
+        if len > self.whole.len() || count > PIECES_MAX || count > self.free.len() {
+            return false;
+        }
+        let mut whole = std::mem::take(&mut self.whole);
+        let len = frame.copy_to(&mut whole);
+        let mut pieces = whole[..len].chunks(piece_len).peekable();
+        let mut taken = true;
+        while let (true, Some(piece)) = (taken, pieces.next()) {
+            let bytes = self.free.last().and_then(|&index| self.frames.bytes_mut(index));
+            taken = bytes.and_then(|bytes| bytes.get_mut(..piece.len())).is_some_and(|bytes| {
+                bytes.copy_from_slice(piece);
+                true
+            });
+            taken = taken && self.push(piece.len(), if pieces.peek().is_some() { CONTINUED } else { 0 });
+        }
+        self.whole = whole;
+        taken
+    }
+
+    /// Puts the last free frame, with `len` bytes in it, into the ring. There is an entry for each frame.
+    fn push(&mut self, len: usize, options: u32) -> bool {
+        let Some(&index) = self.free.last() else { return false };
+        let desc = Desc { addr: self.frames.addr(index), len: len as u32, options };
+        if !self.transmit.push(desc) {
+            return false;
+        }
+        self.free.pop();
+        if let Some(flying) = self.flying.get_mut(index as usize) {
+            *flying = true;
+        }
+        true
+    }
+
+    /// Takes back the frames that were sent. A frame that the kernel does not have is not taken from it twice.
+    fn reap(&mut self) {
+        for _ in 0..self.completion.len() {
+            let Some(addr) = self.completion.pop() else { break };
+            let Some(index) = self.frames.index(addr) else { continue };
+            if let Some(flying) = self.flying.get_mut(index as usize).filter(|flying| **flying) {
+                *flying = false;
+                self.free.push(index);
+            }
+        }
+        self.completion.release();
+    }
+}
