@@ -1,12 +1,12 @@
-//! System calls for which no library serves: making a tap interface and setting it up.
-//!
-//! Each wrapper is one `ioctl` with a structure of the right size; the rest of the program is safe code.
-#![allow(unsafe_code)]
+//! Making a tap interface and setting it up; doing the same to a macvtap's character device, which speaks tap's language.
 
+use super::check;
+use super::passed;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// Length of the virtio-net header that a tap is set to: the one with `num_buffers`, in bytes.
 pub(crate) const TAP_HEADER_LEN: usize = 12;
@@ -29,6 +29,69 @@ const TUN_F_USO6: u32 = 0x40;
 pub(crate) fn open_tap_queue(name: &str, multi_queue: bool) -> io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    set_queue(&file, name, multi_queue)?;
+    Ok(file)
+}
+
+/// Opens one queue of a macvtap interface by its character device, non-blocking, with headers as
+/// [`open_tap_queue`] sets them.
+///
+/// # Errors
+/// The kernel's: no such device, no permission, no queue left, or a device that is no macvtap's.
+pub(crate) fn open_macvtap_queue(device: &Path, access: Access<'_>) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(device)?;
+    set_macvtap_queue(file, access)
+}
+
+/// Another descriptor for the macvtap queue that was passed to the program as descriptor `number`, set up as
+/// [`open_macvtap_queue`] does. The one that was passed stays open, so that the port can be made anew later.
+///
+/// # Errors
+/// `InvalidInput` for a standard stream; the kernel's: not open, or no macvtap's.
+pub(crate) fn inherited(number: RawFd, access: Access<'_>) -> io::Result<File> {
+    let queue = File::from(passed(number)?);
+    check_interface(&queue, access)?;
+    let flags = rustix::fs::fcntl_getfl(&queue)?;
+    rustix::fs::fcntl_setfl(&queue, flags | rustix::fs::OFlags::NONBLOCK)?;
+    set_macvtap_queue(queue, access)
+}
+
+/// Which interface a macvtap queue must belong to, and whether it is one of several.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access<'a> {
+    pub(crate) interface: &'a str,
+    pub(crate) multi_queue: bool,
+}
+
+fn set_macvtap_queue(queue: File, access: Access<'_>) -> io::Result<File> {
+    check_interface(&queue, access)?;
+    set_queue(&queue, access.interface, access.multi_queue)?;
+    Ok(queue)
+}
+
+fn check_interface(queue: &File, access: Access<'_>) -> io::Result<()> {
+    let found = interface_of(queue).map_err(|error| io::Error::new(error.kind(), "is no macvtap queue"))?;
+    if found == access.interface {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("is a queue of {found}, not of {}", access.interface),
+    ))
+}
+
+/// The interface that a tap or macvtap queue belongs to.
+fn interface_of(queue: &File) -> io::Result<String> {
+    // SAFETY: an all-zero ifreq is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: `request` is a valid ifreq that outlives the call.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().take_while(|&&byte| byte != 0);
+    Ok(String::from_utf8_lossy(&name.map(|&byte| byte as u8).collect::<Vec<u8>>()).into_owned())
+}
+
+/// Attaches a tap queue to `name` (a macvtap's is attached already, and ignores the name), and agrees on the header.
+fn set_queue(queue: &File, name: &str, multi_queue: bool) -> io::Result<()> {
     let flags = libc::IFF_TAP
         | libc::IFF_NO_PI
         | libc::IFF_VNET_HDR
@@ -36,14 +99,13 @@ pub(crate) fn open_tap_queue(name: &str, multi_queue: bool) -> io::Result<File> 
     let mut request = interface_request(name)?;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: `request` is a valid ifreq that outlives the call.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     let header_len = TAP_HEADER_LEN as libc::c_int;
     // SAFETY: the argument points to an int that outlives the call.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) })?;
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_len) })?;
     let little_endian: libc::c_int = 1;
     // SAFETY: as above.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) })?;
-    Ok(file)
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) })
 }
 
 /// Which segmentation offloads the kernel agreed to hand over unsegmented on a tap.
@@ -59,17 +121,23 @@ pub(crate) struct TapOffloads {
 /// The kernel's, when even checksums and TSO are refused.
 pub(crate) fn set_tap_offloads(queue: &File) -> io::Result<TapOffloads> {
     let tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
-    for (mask, uso) in [(tso | TUN_F_USO4 | TUN_F_USO6, true), (tso, false)] {
-        // SAFETY: the argument is passed by value.
-        let result =
-            check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) });
-        match result {
-            Ok(()) => return Ok(TapOffloads { uso }),
-            Err(error) if !uso => return Err(error),
-            Err(_) => {}
-        }
+    match set_offloads(queue, tso | TUN_F_USO4 | TUN_F_USO6) {
+        Ok(()) => Ok(TapOffloads { uso: true }),
+        Err(_) => set_offloads(queue, tso).map(|()| TapOffloads { uso: false }),
     }
-    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Has the kernel finish every frame before it sends it on this queue: a macvtap starts with all offloads on.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn clear_tap_offloads(queue: &File) -> io::Result<()> {
+    set_offloads(queue, 0)
+}
+
+fn set_offloads(queue: &File, mask: u32) -> io::Result<()> {
+    // SAFETY: the argument is passed by value.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) })
 }
 
 /// Sets the MTU (bytes) and the address of the interface `name` where they are given, and brings it up.
@@ -104,7 +172,7 @@ pub(crate) fn bring_up(name: &str, mtu: Option<u16>, mac: Option<[u8; 6]>) -> io
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
 }
 
-fn interface_request(name: &str) -> io::Result<libc::ifreq> {
+pub(super) fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: an all-zero ifreq is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
@@ -117,8 +185,4 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
         *to = from as libc::c_char;
     }
     Ok(request)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

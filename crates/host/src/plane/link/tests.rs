@@ -1,0 +1,1 @@
+//! Tests of links; each runs in a network namespace of its own.

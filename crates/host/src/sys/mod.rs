@@ -1,0 +1,23 @@
+//! System calls for which no library serves: setting up tap and macvtap devices, packet sockets, AF_XDP.
+//!
+//! Each wrapper is one call with a structure of the right size; the rest of the program is safe code.
+#![allow(unsafe_code)]
+
+mod packet;
+mod passed;
+mod tap;
+pub(crate) mod xdp;
+
+pub(crate) use packet::{Address, Membership, VlanTag};
+pub(crate) use packet::{bind, change_membership, frames_lost, receive, set_option};
+pub(crate) use passed::passed;
+pub(crate) use tap::{
+    Access, TAP_HEADER_LEN, bring_up, clear_tap_offloads, inherited, open_macvtap_queue, open_tap_queue,
+    set_tap_offloads,
+};
+
+use std::io;
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
