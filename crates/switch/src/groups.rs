@@ -346,12 +346,12 @@ impl Groups {
     /// Router ports, by VLAN and port.
     #[must_use]
     pub fn routers(&self, now: Now) -> Vec<RouterEntry> {
-        self.table.load().routers(now)
+        self.table.load().router_entries(now)
     }
 
     /// Queriers, by VLAN; at most one for each family.
     #[must_use]
     pub fn queriers(&self, now: Now) -> Vec<QuerierEntry> {
-        self.table.load().queriers(now)
+        self.table.load().querier_entries(now)
     }
 }

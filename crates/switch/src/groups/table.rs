@@ -109,6 +109,34 @@ struct Listener {
     has_aliases: AtomicBool,
 }
 
+/// What ends some time.
+trait Ends {
+    fn until(&self) -> &Deadline;
+}
+
+impl Ends for Deadline {
+    fn until(&self) -> &Deadline {
+        self
+    }
+}
+
+impl Ends for Listener {
+    fn until(&self) -> &Deadline {
+        &self.until
+    }
+}
+
+/// Whether a port is there and not over.
+#[inline]
+fn has<T: Ends>(ports: &[(PortId, Arc<T>)], port: PortId, now: Now) -> bool {
+    find(ports, port).is_some_and(|found| found.until().is_ahead(now))
+}
+
+/// The ports that are not over.
+fn ahead<T: Ends>(ports: &[(PortId, Arc<T>)], now: Now) -> impl Iterator<Item = PortId> {
+    ports.iter().filter(move |(_, found)| found.until().is_ahead(now)).map(|(port, _)| *port)
+}
+
 /// Groups of one shard, in order of their keys.
 type Shard = Vec<(GroupKey, Arc<ByPort<Listener>>)>;
 
@@ -229,17 +257,32 @@ impl Listeners<'_> {
     #[inline]
     #[must_use]
     pub fn takes(&self, port: PortId) -> bool {
-        let is_ahead = |seats| find(seats, port).is_some_and(|until: &Deadline| until.is_ahead(self.now));
-        find(self.listeners, port).is_some_and(|listener| listener.until.is_ahead(self.now))
-            || self.seats.into_iter().any(is_ahead)
+        let [first, second] = self.seats;
+        has(self.listeners, port, self.now) || has(first, port, self.now) || has(second, port, self.now)
+    }
+
+    /// The ports of the set, each once.
+    pub fn iter(&self) -> impl Iterator<Item = PortId> {
+        let [first, second] = self.seats;
+        let listeners = ahead(self.listeners, self.now);
+        let first = ahead(first, self.now).filter(|port| !has(self.listeners, *port, self.now));
+        let second = ahead(second, self.now).filter(|port| {
+            let [first, _] = self.seats;
+            !has(self.listeners, *port, self.now) && !has(first, *port, self.now)
+        });
+        listeners.chain(first).chain(second)
+    }
+
+    /// How many ports are in the set.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
     }
 
     /// True if no port is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let is_ahead = |(_, until): &(PortId, Arc<Deadline>)| until.is_ahead(self.now);
-        !self.listeners.iter().any(|(_, listener)| listener.until.is_ahead(self.now))
-            && !self.seats.iter().any(|seats| seats.iter().any(is_ahead))
+        self.iter().next().is_none()
     }
 }
 
@@ -273,7 +316,7 @@ impl GroupTable {
     /// Who gets a report or a leave that was sent to `to`: whoever evaluates them, or everyone if no such port is
     /// known.
     #[must_use]
-    pub fn report_receivers(&self, vlan: Option<Vlan>, to: MacAddr, now: Now) -> Membership<'_> {
+    pub fn routers(&self, vlan: Option<Vlan>, to: MacAddr, now: Now) -> Membership<'_> {
         let scene = Family::of_mac(to).and_then(|family| self.scene(vlan, family));
         let receivers = scene.map(|scene| Listeners {
             listeners: &[],
@@ -502,7 +545,7 @@ impl GroupTable {
         entries
     }
 
-    pub(super) fn routers(&self, now: Now) -> Vec<RouterEntry> {
+    pub(super) fn router_entries(&self, now: Now) -> Vec<RouterEntry> {
         let routers = self.all_scenes().flat_map(|(vlan, family, scene)| {
             scene.seats(Role::Router).iter().filter_map(move |(port, seat)| {
                 let ipv6 = family == Family::Ipv6;
@@ -512,7 +555,7 @@ impl GroupTable {
         routers.collect()
     }
 
-    pub(super) fn queriers(&self, now: Now) -> Vec<QuerierEntry> {
+    pub(super) fn querier_entries(&self, now: Now) -> Vec<QuerierEntry> {
         let queriers = self.all_scenes().filter_map(|(vlan, _, scene)| {
             let (expires_ms, active) = scene.presence.known(now)?;
             let (address, port) = (*scene.presence.elected.lock())?;
