@@ -45,6 +45,13 @@ impl Sysroot {
         Ok(Self { root })
     }
 
+    /// Adds packages that only the test group `group` needs; later runs find them there.
+    ///
+    /// Errors: no network, no space, no such package.
+    pub fn add_packages(&self, group: &str, names: &[&str]) -> anyhow::Result<()> {
+        make::add(&self.root, group, names).with_context(|| format!("packages for {group}"))
+    }
+
     /// Where the tree lies.
     pub fn path(&self) -> &Path {
         &self.root

@@ -48,11 +48,7 @@ depmod "$(ls /usr/lib/modules)"
 pub(super) fn ensure(root: &Path) -> anyhow::Result<()> {
     let parent = root.parent().context("the root has no parent")?;
     fs::create_dir_all(parent)?;
-    let lock = File::create(parent.join("sysroot.lock"))?;
-    if lock.try_lock().is_err() {
-        eprintln!("another run makes the peers' root; waiting for it");
-        lock.lock()?;
-    }
+    let _lock = lock(parent)?;
     let recipe = format!("{RECIPE} {SUITE} {}\n", PACKAGES.join(" "));
     if fs::read_to_string(root.join(".stamp")).is_ok_and(|stamp| stamp == recipe) {
         return Ok(());
@@ -63,18 +59,44 @@ pub(super) fn ensure(root: &Path) -> anyhow::Result<()> {
         stages.bootstrap(&mirror)?;
     }
     stages.configure(&mirror)?;
-    stages.run("packages: QEMU, DPDK, Open vSwitch (about 250 MB)", &mut stages.shell(&packages()))?;
+    stages.run("packages: QEMU, DPDK, Open vSwitch (about 250 MB)", &mut stages.shell(&install(PACKAGES)))?;
     stages.run("kernel", &mut stages.shell(KERNEL))?;
     fs::write(root.join(".stamp"), recipe)?;
     stages.say("the peers' root is ready");
     Ok(())
 }
 
-fn packages() -> String {
+/// Installs what only one group of tests needs, in a tree that [`ensure`] has made. A stamp of the group's name says that
+/// it is done.
+pub(super) fn add(root: &Path, group: &str, names: &[&str]) -> anyhow::Result<()> {
+    let parent = root.parent().context("the root has no parent")?;
+    let _lock = lock(parent)?;
+    let stamp = root.join(format!(".stamp-{group}"));
+    let recipe = format!("{RECIPE} {SUITE} {}\n", names.join(" "));
+    if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == recipe) {
+        return Ok(());
+    }
+    let stages = Stages { root, log: parent.to_owned(), start: Instant::now() };
+    stages.run(&format!("packages of the group {group}"), &mut stages.shell(&install(names)))?;
+    fs::write(stamp, recipe)?;
+    Ok(())
+}
+
+/// Keeps other runs away from the tree while the file is open.
+fn lock(parent: &Path) -> anyhow::Result<File> {
+    let lock = File::create(parent.join("sysroot.lock"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("another run makes the peers' root; waiting for it");
+        lock.lock()?;
+    }
+    Ok(lock)
+}
+
+fn install(names: &[&str]) -> String {
     format!(
         "set -e; dpkg --configure -a; apt-get -q update; apt-get -q -y -f install; \
          apt-get -q -y install --no-install-recommends {}; apt-get clean",
-        PACKAGES.join(" ")
+        names.join(" ")
     )
 }
 
