@@ -70,7 +70,7 @@ pub(super) struct Attached {
     zero_copy: bool,
     /// Whether the NIC took VLAN tags off before.
     stripped_tags: bool,
-    link: Option<OwnedFd>,
+    link: OwnedFd,
     _map: OwnedFd,
 }
 
@@ -87,9 +87,9 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.link = None;
+        // The interface may be gone, and the program with it.
+        let _ = bpf::detach(self.link.as_fd());
         if self.stripped_tags {
-            // The interface may be gone, with the setting.
             let _ = sys::xdp::set_strips_vlan_tags(&self.interface, true);
         }
     }
@@ -121,7 +121,7 @@ pub(super) fn open(
         place,
         zero_copy: true,
         stripped_tags: keep_vlan_tags(name),
-        link: Some(link),
+        link,
         _map: map,
     };
     let mut opened = Vec::with_capacity(queues.into());

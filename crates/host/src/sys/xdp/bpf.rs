@@ -18,6 +18,7 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -82,10 +83,16 @@ struct LinkCreate {
     flags: u32,
 }
 
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
+}
+
 impl Attribute for MapCreate {}
 impl Attribute for MapUpdate {}
 impl Attribute for ProgLoad {}
 impl Attribute for LinkCreate {}
+impl Attribute for LinkDetach {}
 
 /// `struct bpf_insn`.
 #[repr(C)]
@@ -179,6 +186,16 @@ pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, place: Place) -> io:
     let attribute = LinkCreate { program: program.as_raw_fd() as u32, ifindex, attach_type: BPF_XDP, flags };
     // SAFETY: the attribute holds no addresses.
     unsafe { bpf_descriptor(BPF_LINK_CREATE, &attribute) }
+}
+
+/// Takes the program of a link off its interface, whoever else has the link open: a child between fork and exec, for one.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let attribute = LinkDetach { link: link.as_raw_fd() as u32 };
+    // SAFETY: the attribute holds no addresses.
+    unsafe { bpf(BPF_LINK_DETACH, &attribute) }.map(drop)
 }
 
 /// A command that makes a descriptor.

@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// Frames of each direction, and entries of each ring.
 const FRAMES: u32 = 2048;
@@ -26,6 +27,10 @@ const PIECES_MAX: usize = 18;
 
 /// System calls in a row that move nothing before sending is left to the next [`XdpQueue::flush`].
 const STALLS_MAX: u32 = 4;
+
+/// How long the kernel may take to free a queue whose socket was closed, and how often one looks.
+const UNBIND_MAX: Duration = Duration::from_secs(1);
+const UNBIND_STEP: Duration = Duration::from_millis(5);
 
 /// Bytes that may wait in the kernel below the socket: all frames of a queue, with what the kernel adds to each.
 const SEND_BUFFER_LEN: usize = FRAMES as usize * 8192;
@@ -116,7 +121,7 @@ impl XdpQueue {
         flags.set(SocketAddrXdpFlags::XDP_USE_SG, layout.pieces);
         // Behind the generic program there is no driver to write into our frames.
         flags.set(SocketAddrXdpFlags::XDP_COPY, place == Place::Generic);
-        rustix::net::bind(&socket, &SocketAddrXdp::new(flags, ifindex, index))?;
+        bind(&socket, &SocketAddrXdp::new(flags, ifindex, index))?;
         let zero_copy = sockopt::xdp_options(&socket)?.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         Ok(Self {
             socket,
@@ -220,6 +225,18 @@ impl XdpQueue {
             left = now;
         }
         left == 0
+    }
+}
+
+/// Binds the socket to its queue. The kernel takes a closed socket off its queue a little later, from a work queue: a
+/// queue that is taken may be free in a moment.
+fn bind(socket: &OwnedFd, address: &SocketAddrXdp) -> io::Result<()> {
+    let end = Instant::now() + UNBIND_MAX;
+    loop {
+        match rustix::net::bind(socket, address) {
+            Err(Errno::BUSY) if Instant::now() < end => std::thread::sleep(UNBIND_STEP),
+            other => return Ok(other?),
+        }
     }
 }
 
