@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::resolved::{Attach, SocketRole};
+use super::token::{TOKEN_ACCEPTED, read_token};
 use super::{ConfigError, Loaded, Mistake};
 
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -24,6 +25,17 @@ pub fn environment_check(loaded: &Loaded) -> Result<(), ConfigError> {
         match &port.attach {
             Attach::VhostUser { socket, role, .. } => check.socket(&format!("{field}.socket"), socket, *role),
             Attach::Tap { name, .. } => check.tap(&format!("{field}.name"), name),
+            Attach::Macvtap { interface, fds, .. } => {
+                check.interface(&format!("{field}.interface"), interface);
+                check.descriptors(&format!("{field}.fds"), fds);
+            }
+            Attach::Packet { interface } | Attach::AfXdp { interface, .. } => {
+                check.interface(&format!("{field}.interface"), interface);
+            }
+        }
+        if let Some(qmp) = &port.qmp {
+            let field = format!("port.{}.qmp", port.name);
+            check.socket(&field, &qmp.socket, SocketRole::Client);
         }
     }
     if check.mistakes.is_empty() { Ok(()) } else { Err(ConfigError::new(&loaded.file, check.mistakes)) }
@@ -50,6 +62,11 @@ impl Check<'_> {
             self.directory("control.socket", parent);
         } else {
             self.socket("control.socket", socket, SocketRole::Server);
+        }
+        if let Some(path) = &self.loaded.config.control.token_file
+            && let Err(what) = read_token(path)
+        {
+            self.refuse("control.token-file", format!("{} {what}", path.display()), TOKEN_ACCEPTED);
         }
     }
 
@@ -96,6 +113,31 @@ impl Check<'_> {
                     let error = std::io::Error::from(error);
                     self.refuse(field, format!("directory {shown} is not writable: {error}"), accepted);
                 }
+            }
+        }
+    }
+
+    /// Asks the kernel rather than sysfs, which may show another network namespace.
+    fn interface(&mut self, field: &str, name: &str) {
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, None);
+        let index = socket.and_then(|socket| rustix::net::netdevice::name_to_index(socket, name));
+        if let Err(error) = index {
+            let what = format!("interface {name}: {}", std::io::Error::from(error));
+            self.refuse(field, what, "an interface that exists");
+        }
+    }
+
+    fn descriptors(&mut self, field: &str, fds: &[i32]) {
+        for fd in fds {
+            let device = fs::metadata(format!("/proc/self/fd/{fd}"));
+            if !device.is_ok_and(|found| found.file_type().is_char_device()) {
+                let what = format!("{fd} is no open descriptor of a character device");
+                self.refuse(
+                    field,
+                    what,
+                    "descriptors of the macvtap's device that were passed to this process",
+                );
             }
         }
     }

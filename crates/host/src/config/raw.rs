@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, did_you_mean};
 
@@ -25,7 +25,7 @@ pub(crate) struct Place {
 /// A table of the file.
 pub(crate) struct Section<'d, 'i> {
     pub(crate) place: Place,
-    table: &'d DeTable<'i>,
+    pub(super) table: &'d DeTable<'i>,
 }
 
 impl<'d, 'i> Section<'d, 'i> {
@@ -34,13 +34,33 @@ impl<'d, 'i> Section<'d, 'i> {
         self.table.contains_key(key)
     }
 
+    /// Whether `key` is written in this table, and not as an empty array.
+    pub(crate) fn says(&self, key: &str) -> bool {
+        let nothing = |value: &DeValue<'_>| value.as_array().is_some_and(|array| array.is_empty());
+        self.table.get(key).is_some_and(|value| !nothing(value.get_ref()))
+    }
+
     fn entry(&self, key: &str) -> Option<(&'d Spanned<std::borrow::Cow<'i, str>>, &'d Spanned<DeValue<'i>>)> {
         self.table.get_key_value(key)
     }
 
+    /// A key is shown as written, but for characters that would write elsewhere on a terminal.
     fn path_of(&self, key: &str) -> String {
-        if self.place.field.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place.field) }
+        let key = match key.contains(char::is_control) {
+            true => key.escape_debug().collect(),
+            false => key.to_owned(),
+        };
+        if self.place.field.is_empty() { key } else { format!("{}.{key}", self.place.field) }
     }
+}
+
+/// Whether the lines of the text mean anything to its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Positions {
+    /// It is a file of the operator's.
+    Shown,
+    /// It was made from something else: mistakes name the field only.
+    Hidden,
 }
 
 /// Most mistakes that are reported of one file.
@@ -59,6 +79,7 @@ pub(crate) struct Reader {
     lines: Lines,
     /// Lines with a syntax error, and what their tables span; from first to last line.
     damaged: Vec<(usize, usize)>,
+    positions: Positions,
 }
 
 impl Reader {
@@ -66,6 +87,7 @@ impl Reader {
     /// the lines of all fields and the mistakes, unordered.
     pub(crate) fn read<T>(
         text: &str,
+        positions: Positions,
         walk: impl FnOnce(&mut Reader, &Section<'_, '_>) -> T,
     ) -> (T, Lines, Vec<Mistake>) {
         let (document, errors) = DeTable::parse_recoverable(text);
@@ -84,6 +106,7 @@ impl Reader {
             mistakes: Vec::new(),
             lines: Lines::new(),
             damaged: Vec::new(),
+            positions,
         };
         for error in &errors {
             if reader.is_full() {
@@ -93,6 +116,10 @@ impl Reader {
         }
         let root = Section { place: Place { field: String::new(), line: 1 }, table: document.get_ref() };
         let value = walk(&mut reader, &root);
+        if positions == Positions::Hidden {
+            reader.lines.clear();
+            reader.mistakes.iter_mut().for_each(|mistake| mistake.line = 0);
+        }
         (value, reader.lines, reader.mistakes)
     }
 
@@ -123,7 +150,15 @@ impl Reader {
         self.mistakes.len() >= MISTAKES_MAX
     }
 
-    fn line_of(&self, offset: usize) -> usize {
+    /// A place in words, for a mistake at another one.
+    pub(crate) fn whereabouts(&self, place: &Place) -> String {
+        match self.positions {
+            Positions::Shown => format!("{} at line {}", place.field, place.line),
+            Positions::Hidden => place.field.clone(),
+        }
+    }
+
+    pub(super) fn line_of(&self, offset: usize) -> usize {
         1 + self.line_starts.partition_point(|start| *start <= offset)
     }
 
@@ -146,11 +181,11 @@ impl Reader {
         }
     }
 
-    /// Notes every key of `section` that is not in `known`.
-    pub(crate) fn unknown_keys(&mut self, section: &Section<'_, '_>, known: &[&str]) {
+    /// Notes every key of `section` that is not in `known`, nor in `later`, which the caller speaks of.
+    pub(crate) fn unknown_keys(&mut self, section: &Section<'_, '_>, known: &[&str], later: &[&str]) {
         for key in section.table.keys() {
             let name = key.get_ref().as_ref();
-            if known.contains(&name) {
+            if known.contains(&name) || later.contains(&name) {
                 continue;
             }
             let place = Place { field: section.path_of(name), line: self.line_of(key.span().start) };
@@ -162,14 +197,24 @@ impl Reader {
         }
     }
 
-    fn value<'d, 'i>(&mut self, section: &Section<'d, 'i>, key: &str) -> Option<(&'d DeValue<'i>, Place)> {
+    /// Where `key` is written; the place of its table where it is not.
+    pub(crate) fn place_of(&self, section: &Section<'_, '_>, key: &str) -> Place {
+        let Some((written, _)) = section.entry(key) else { return section.place.clone() };
+        Place { field: section.path_of(key), line: self.line_of(written.span().start) }
+    }
+
+    pub(super) fn value<'d, 'i>(
+        &mut self,
+        section: &Section<'d, 'i>,
+        key: &str,
+    ) -> Option<(&'d DeValue<'i>, Place)> {
         let (key_span, value) = section.entry(key)?;
         let place = Place { field: section.path_of(key), line: self.line_of(key_span.span().start) };
         self.lines.insert(place.field.clone(), place.line);
         Some((value.get_ref(), place))
     }
 
-    fn mistyped(&mut self, place: &Place, value: &DeValue<'_>, expected: &str, accepted: &str) {
+    pub(super) fn mistyped(&mut self, place: &Place, value: &DeValue<'_>, expected: &str, accepted: &str) {
         let found = value.type_str();
         let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
         self.refuse(place, format!("is {article} {found}, not {expected}"), accepted);
@@ -272,7 +317,7 @@ impl Reader {
         Some((number, place))
     }
 
-    fn number(
+    pub(super) fn number(
         &mut self,
         value: &DeValue<'_>,
         place: &Place,
@@ -290,47 +335,6 @@ impl Reader {
                 None
             }
         }
-    }
-
-    /// The array of integers under `key`, each in `range` and none twice.
-    pub(crate) fn integers(
-        &mut self,
-        section: &Section<'_, '_>,
-        key: &str,
-        range: std::ops::RangeInclusive<usize>,
-    ) -> Option<(Vec<usize>, Place)> {
-        let accepted = format!("a list of different whole numbers from {} to {}", range.start(), range.end());
-        let (value, place) = self.value(section, key)?;
-        let DeValue::Array(array) = value else {
-            self.mistyped(&place, value, "an array", &accepted);
-            return None;
-        };
-        let numbers = self.numbers(array, &place, &range, &accepted);
-        Some((numbers, place))
-    }
-
-    fn numbers(
-        &mut self,
-        array: &DeArray<'_>,
-        place: &Place,
-        range: &std::ops::RangeInclusive<usize>,
-        accepted: &str,
-    ) -> Vec<usize> {
-        let mut numbers = Vec::new();
-        for (index, element) in array.iter().enumerate() {
-            let place = Place {
-                field: format!("{}[{index}]", place.field),
-                line: self.line_of(element.span().start),
-            };
-            match self.number(element.get_ref(), &place, range, accepted) {
-                Some(number) if numbers.contains(&number) => {
-                    self.refuse(&place, format!("{number} is listed twice"), accepted);
-                }
-                Some(number) => numbers.push(number),
-                None => {}
-            }
-        }
-        numbers
     }
 
     /// The boolean under `key`.

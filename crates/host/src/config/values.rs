@@ -1,15 +1,19 @@
 //! Values as the operator writes them: MAC addresses, durations, names, socket paths. Each function takes the text and
 //! answers with the value or with what is wrong about it; the caller adds the place and what is accepted.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use ipnet::IpNet;
+use switch::{UnicastMac, Vlan};
 
 /// What is accepted as a MAC address.
 pub(crate) const MAC_ACCEPTED: &str = "a unicast address such as 52:54:00:00:00:01";
 /// What is accepted as the name of a port or switch.
 pub(crate) const NAME_ACCEPTED: &str =
     "1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit";
-/// What is accepted as the name of a tap interface.
+/// What is accepted as the name of an interface of the host.
 pub(crate) const INTERFACE_ACCEPTED: &str =
     "an interface name of 1 to 15 characters without '/', ':', '%' or blanks";
 /// What is accepted as a duration.
@@ -18,11 +22,22 @@ pub(crate) const AGEING_ACCEPTED: &str =
 /// What is accepted as a socket path.
 pub(crate) const SOCKET_ACCEPTED: &str = "a path of 1 to 107 bytes, such as \"/run/ringway/web.sock\"";
 
+/// What is accepted as the path of a file.
+pub(crate) const FILE_ACCEPTED: &str = "a path of 1 to 4095 bytes, such as \"/etc/ringway/token\"";
+/// What is accepted as an address or network.
+pub(crate) const NETWORK_ACCEPTED: &str =
+    r#"an address or a network such as "10.0.0.5", "10.0.0.0/24" or "fd00::/64""#;
+/// What is accepted as the name of a NIC in QEMU.
+pub(crate) const NIC_ACCEPTED: &str = "the NIC's name in QEMU, 1 to 127 characters, such as \"net0\"";
+
 /// Bytes that `sockaddr_un.sun_path` holds beside its final NUL: unix(7).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// `IFNAMSIZ` less its final NUL: netdevice(7).
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
 const NAME_BYTES_MAX: usize = 63;
+/// `PATH_MAX` less its final NUL: limits.h.
+const FILE_PATH_BYTES_MAX: usize = 4095;
+const NIC_BYTES_MAX: usize = 127;
 
 /// Six bytes in hexadecimal, with colons; unicast and not all zero.
 pub(crate) fn unicast_mac(text: &str) -> Result<[u8; 6], String> {
@@ -49,6 +64,11 @@ pub(crate) fn unicast_mac(text: &str) -> Result<[u8; 6], String> {
         return Err(format!("{text:?} is the zero address"));
     }
     Ok(mac)
+}
+
+/// As [`unicast_mac`], in the switch's type.
+pub(crate) fn station(text: &str) -> Result<UnicastMac, String> {
+    UnicastMac::new(unicast_mac(text)?).ok_or_else(|| format!("{text:?} is no unicast address"))
 }
 
 /// The usual way to write a MAC address.
@@ -98,6 +118,15 @@ pub(crate) fn interface_name(text: &str) -> Result<(), String> {
 
 /// A socket path; a relative one is taken from `base`, the directory of the configuration file.
 pub(crate) fn socket_path(text: &str, base: &Path) -> Result<PathBuf, String> {
+    path(text, base, SOCKET_PATH_BYTES_MAX)
+}
+
+/// The path of a file; a relative one is taken from `base`, the directory of the configuration file.
+pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf, String> {
+    path(text, base, FILE_PATH_BYTES_MAX)
+}
+
+fn path(text: &str, base: &Path, bytes_max: usize) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("the path is empty".into());
     }
@@ -107,10 +136,50 @@ pub(crate) fn socket_path(text: &str, base: &Path) -> Result<PathBuf, String> {
     // Components drop "." and doubled slashes, so that one path has one spelling.
     let path: PathBuf = base.join(text).components().collect();
     let bytes = path.as_os_str().len();
-    if bytes > SOCKET_PATH_BYTES_MAX {
-        return Err(format!("{:?} has {bytes} bytes", path.display().to_string()));
+    if bytes > bytes_max {
+        return Err(format!("the path has {bytes} bytes"));
     }
     Ok(path)
+}
+
+/// An address, or a network whose host bits are zero; not of groups.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().map_err(|_| format!("{text:?} is no address and no network"))?,
+    };
+    if network.addr() != network.network() {
+        return Err(format!("{text:?} has host bits set, did you mean {:?}?", network.trunc().to_string()));
+    }
+    if network.addr().is_multicast() {
+        return Err(format!("{text:?} is a multicast address, which nobody sends from"));
+    }
+    Ok(network)
+}
+
+/// A range of VLANs such as `20-30`, or one of them.
+pub(crate) fn vlans(text: &str) -> Result<Vec<Vlan>, String> {
+    let vlan = |digits: &str| {
+        let plain = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+        let id = digits.parse::<u16>().ok().filter(|_| plain);
+        id.and_then(Vlan::new).ok_or_else(|| format!("{text:?} is no range of VLANs"))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (vlan(first)?, vlan(last)?);
+    if first > last {
+        return Err(format!("{text:?} ends before it begins"));
+    }
+    Ok((first.get()..=last.get()).filter_map(Vlan::new).collect())
+}
+
+/// The name of a NIC in QEMU: printable, because it is shown.
+pub(crate) fn nic(text: &str) -> Result<String, String> {
+    let fits = (1..=NIC_BYTES_MAX).contains(&text.len());
+    if fits && text.bytes().all(|c| c.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no name of a NIC"))
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +231,45 @@ mod tests {
         assert_eq!(interface_name("rw0"), Ok(()));
         for text in ["", ".", "..", "a/b", "rw%d", "tap interface", "sixteen-letters-", "eth0:1"] {
             assert!(interface_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        let good = [
+            ("10.0.0.5", "10.0.0.5/32"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("fd00::/64", "fd00::/64"),
+            ("fe80::1", "fe80::1/128"),
+        ];
+        for (text, means) in good {
+            assert_eq!(network(text).map(|network| network.to_string()).as_deref(), Ok(means));
+        }
+        let wrong = [
+            ("", "no address"),
+            ("10.0.0", "no address"),
+            ("10.0.0.0/33", "no address"),
+            ("10.0.0.0/", "no address"),
+            ("10.0.0.5/24", "host bits set, did you mean \"10.0.0.0/24\""),
+            ("fd00::1/64", "did you mean \"fd00::/64\""),
+            ("224.0.0.0/4", "multicast"),
+            ("ff02::1", "multicast"),
+        ];
+        for (text, says) in wrong {
+            let what = network(text).expect_err(text);
+            assert!(what.contains(says), "{text}: {what}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_vlans() {
+        let ids = |text| vlans(text).map(|vlans| vlans.iter().map(|vlan| vlan.get()).collect::<Vec<_>>());
+        assert_eq!(ids("20-23"), Ok(vec![20, 21, 22, 23]));
+        assert_eq!(ids("7"), Ok(vec![7]));
+        assert_eq!(ids("1-4094").map(|ids| ids.len()), Ok(4094));
+        for text in ["", "-", "0-3", "1-4095", "+1-3", "3-2", "1-2-3", "1 - 2", "99999", "a-b"] {
+            assert!(vlans(text).is_err(), "{text}");
         }
     }
 

@@ -11,6 +11,7 @@ use super::narrate::Narrator;
 use super::place::Place;
 use super::task::{Listen, Ping, PingReport, ReceiveStream, SendStream, Shout};
 use crate::api::Plane as _;
+use crate::api::view::FdbFilter;
 use crate::config::mac_text;
 use crate::config::resolved::{
     AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, PortConfig, Profile, SocketRole,
@@ -74,22 +75,37 @@ fn perform(narrator: Narrator, stream_limits: (u64, Duration)) -> Result<Demo> {
 /// One switch, a vhost-user port for each guest, and workers as many as there are CPUs, at most two.
 fn config(place: &Path) -> Config {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let port = |(index, guest): (usize, &Identity)| PortConfig {
-        name: guest.name.into(),
-        switch: SWITCH.into(),
-        attach: Attach::VhostUser { socket: socket(place, guest), role: SocketRole::Server, queue_pairs: 1 },
-        mac: Some(guest.mac),
-        mtu: None,
-        profile: if OPEN.contains(&index) { Profile::Open } else { Profile::Guest },
-        offloads: true,
+    let port = |(index, guest): (usize, &Identity)| {
+        let profile = if OPEN.contains(&index) { Profile::Open } else { Profile::Guest };
+        let (settings, mac_change) = profile.defaults(true);
+        PortConfig {
+            name: guest.name.into(),
+            switch: SWITCH.into(),
+            attach: Attach::VhostUser {
+                socket: socket(place, guest),
+                role: SocketRole::Server,
+                queue_pairs: 1,
+            },
+            mac: Some(guest.mac),
+            mtu: None,
+            profile,
+            offloads: true,
+            settings,
+            macs: Vec::new(),
+            fdb: Vec::new(),
+            mac_change,
+            qmp: None,
+        }
     };
     Config {
-        control: ControlConfig { socket: place.join("control.sock"), http: None },
+        control: ControlConfig { socket: place.join("control.sock"), http: None, token_file: None },
         workers: WorkersConfig { mode: WorkerMode::Pool { threads: cpus.min(2) }, cpus: Vec::new() },
         switches: vec![SwitchConfig {
             name: SWITCH.into(),
             ageing: AGEING_DEFAULT,
             entries_max: FDB_ENTRIES_DEFAULT,
+            tagging: None,
+            snooping: true,
         }],
         ports: GUESTS.iter().enumerate().map(port).collect(),
     }
@@ -245,7 +261,7 @@ impl Demo {
     fn look(&mut self) {
         self.facts.status = Some(self.plane.status());
         self.facts.ports = self.plane.ports();
-        self.facts.fdb = self.plane.fdb(Some(SWITCH));
+        self.facts.fdb = self.plane.fdb(&FdbFilter { switch: Some(SWITCH.into()), ..FdbFilter::default() }).unwrap_or_default();
         self.narrator.text(format_args!("\nPorts\n{}", port_table(&self.facts.ports)));
         self.narrator.text(format_args!("FDB\n{}", fdb_table(&self.facts.fdb)));
         for guest in GUESTS {

@@ -12,6 +12,7 @@ use super::DemoOptions;
 use super::facts::{drawing, fdb_table, port_table};
 use super::narrate::Narrator;
 use super::place::Place;
+use crate::api::view::FdbFilter;
 use crate::api::Plane as _;
 use crate::api::view::{FdbView, PortView, Status};
 use crate::config::mac_text;
@@ -111,6 +112,7 @@ fn socket(place: &Path, name: &str) -> PathBuf {
 }
 
 fn config(place: &Path) -> Config {
+    let (settings, mac_change) = Profile::Open.defaults(true);
     let port = |(name, last, ..): &(&str, u8, &str, &str, &str)| PortConfig {
         name: (*name).into(),
         switch: SWITCH.into(),
@@ -119,14 +121,21 @@ fn config(place: &Path) -> Config {
         mtu: None,
         profile: Profile::Open,
         offloads: true,
+        settings: settings.clone(),
+        macs: Vec::new(),
+        fdb: Vec::new(),
+        mac_change: mac_change.clone(),
+        qmp: None,
     };
     Config {
-        control: ControlConfig { socket: place.join("control.sock"), http: None },
+        control: ControlConfig { socket: place.join("control.sock"), http: None, token_file: None },
         workers: WorkersConfig { mode: WorkerMode::Pool { threads: 1 }, cpus: Vec::new() },
         switches: vec![SwitchConfig {
             name: SWITCH.into(),
             ageing: AGEING_DEFAULT,
             entries_max: FDB_ENTRIES_DEFAULT,
+            tagging: None,
+            snooping: true,
         }],
         ports: GUESTS.iter().map(port).collect(),
     }
@@ -249,7 +258,7 @@ impl VmDemo {
     fn look(&mut self) {
         self.facts.status = Some(self.plane.status());
         self.facts.ports = self.plane.ports();
-        self.facts.fdb = self.plane.fdb(Some(SWITCH));
+        self.facts.fdb = self.plane.fdb(&FdbFilter { switch: Some(SWITCH.into()), ..FdbFilter::default() }).unwrap_or_default();
         self.narrator.text(format_args!("\nPorts\n{}", port_table(&self.facts.ports)));
         self.narrator.text(format_args!("FDB\n{}", fdb_table(&self.facts.fdb)));
     }

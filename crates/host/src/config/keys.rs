@@ -1,0 +1,87 @@
+//! The keys of a configuration file, table by table: what the reader accepts, what the API's bodies have, and what
+//! `docs/configuration.md` describes.
+
+/// Tables of the whole file.
+pub const SECTIONS: &[&str] = &["control", "workers", "switch", "port"];
+/// `[control]`
+pub const CONTROL: &[&str] = &["socket", "http", "token-file"];
+/// `[workers]`
+pub const WORKERS: &[&str] = &["mode", "threads", "cpus"];
+/// `[switch.NAME]`
+pub const SWITCH: &[&str] = &["ageing", "max-entries", "vlan", "snooping"];
+/// `[port.NAME]`
+pub const PORT: &[&str] = &[
+    "switch",
+    "vhost-user",
+    "tap",
+    "macvtap",
+    "packet",
+    "af-xdp",
+    "mac",
+    "mtu",
+    "profile",
+    "offloads",
+    "enabled",
+    "learning",
+    "flood",
+    "multicast-flood",
+    "broadcast-flood",
+    "isolated",
+    "hairpin",
+    "locked",
+    "guard",
+    "neighbour-suppression",
+    "multicast-fast-leave",
+    "mac-limit",
+    "multicast-groups-max",
+    "rate-limit",
+    "macs",
+    "addresses",
+    "link-local-forward",
+    "vlan",
+    "fdb",
+    "mac-change",
+    "qmp",
+];
+/// `vhost-user = {}` of a port.
+pub const VHOST_USER: &[&str] = &["socket", "queue-pairs", "mode"];
+/// `tap = {}` of a port.
+pub const TAP: &[&str] = &["name", "queues"];
+/// `macvtap = {}` of a port.
+pub const MACVTAP: &[&str] = &["interface", "queues", "fds"];
+/// `packet = {}` of a port.
+pub const PACKET: &[&str] = &["interface"];
+/// `af-xdp = {}` of a port.
+pub const AF_XDP: &[&str] = &["interface", "queues", "mode"];
+/// `rate-limit = {}` of a port.
+pub const RATE_LIMIT: &[&str] = &["unknown-unicast", "broadcast", "multicast"];
+/// `vlan = {}` of a port.
+pub const VLAN: &[&str] = &["access", "trunk", "native"];
+/// One entry of `fdb = []` of a port.
+pub const FDB: &[&str] = &["mac", "vlan", "kind"];
+/// `qmp = {}` of a port.
+pub const QMP: &[&str] = &["socket", "nic"];
+
+/// All of them, by the heading that `docs/configuration.md` has for the table.
+pub const ALL: &[(&str, &[&str])] = &[
+    ("[control]", CONTROL),
+    ("[workers]", WORKERS),
+    ("[switch.NAME]", SWITCH),
+    ("[port.NAME]", PORT),
+    ("vhost-user", VHOST_USER),
+    ("tap", TAP),
+    ("macvtap", MACVTAP),
+    ("packet", PACKET),
+    ("af-xdp", AF_XDP),
+    ("rate-limit", RATE_LIMIT),
+    ("vlan", VLAN),
+    ("fdb", FDB),
+    ("qmp", QMP),
+];
+
+/// Tables that a later version will know.
+pub(crate) const SECTIONS_LATER: &[&str] = &["disk", "scsi", "share", "gpu"];
+/// What a port is attached to, in this version.
+pub(crate) const ATTACH: &[&str] = &["vhost-user", "tap", "macvtap", "packet", "af-xdp"];
+/// What a port is attached to, in a later version.
+pub(crate) const ATTACH_LATER: &[&str] = &["vfio-user"];

@@ -1,0 +1,167 @@
+//! What is on the other side of a port: a front-end's socket, or an interface of the host.
+
+use super::Surroundings;
+use super::claims::{Claims, take};
+use super::socket;
+use crate::config::keys;
+use crate::config::raw::{Reader, Section};
+use crate::config::resolved::{Attach, QUEUE_PAIRS_MAX, SocketRole, XdpMode};
+use crate::config::values;
+
+const ATTACH_ACCEPTED: &str = r#"one of vhost-user = { socket = "PATH" }, tap = { name = "INTERFACE" }, or macvtap, packet or af-xdp = { interface = "INTERFACE" }"#;
+/// Descriptors that can be inherited; those below are standard input, output and error.
+const DESCRIPTORS: std::ops::RangeInclusive<usize> = 3..=65535;
+
+/// What the port is attached to by its keys, whether that is right or not: the first kind in the order of the keys.
+pub(super) fn written(section: &Section<'_, '_>) -> Option<&'static str> {
+    keys::ATTACH.iter().copied().find(|kind| section.has(kind))
+}
+
+/// What the port is attached to. `None` if that is missing or wrong; that was noted.
+pub(super) fn attach(
+    reader: &mut Reader,
+    section: &Section<'_, '_>,
+    around: &Surroundings<'_>,
+    claims: &mut Claims,
+) -> Option<Attach> {
+    let kinds = || keys::ATTACH.iter().chain(keys::ATTACH_LATER).copied();
+    let mut found = Vec::new();
+    for kind in kinds() {
+        if let Some(table) = reader.table(section, kind, ATTACH_ACCEPTED) {
+            found.push((kind, table));
+        }
+    }
+    found.sort_by_key(|(_, table)| table.place.line);
+    let mut attach = None;
+    let mut first = None;
+    for (kind, table) in &found {
+        let read = match *kind {
+            "vhost-user" => vhost_user(reader, table, around, claims),
+            "tap" => tap(reader, table, claims),
+            "macvtap" => macvtap(reader, table, claims),
+            "packet" => packet(reader, table, claims),
+            "af-xdp" => af_xdp(reader, table, claims),
+            later => {
+                let what = format!("{later} is not available in this version");
+                reader.refuse(&table.place, what, ATTACH_ACCEPTED);
+                None
+            }
+        };
+        match first {
+            None => (attach, first) = (read, Some(kind)),
+            Some(first) => {
+                let what = format!("the port has {first} already");
+                reader.refuse(&table.place, what, format!("exactly {ATTACH_ACCEPTED}"));
+            }
+        }
+    }
+    if !kinds().any(|kind| section.has(kind)) {
+        reader.refuse_if_whole(&section.place, "is attached to nothing", ATTACH_ACCEPTED);
+    }
+    attach
+}
+
+fn vhost_user(
+    reader: &mut Reader,
+    section: &Section<'_, '_>,
+    around: &Surroundings<'_>,
+    claims: &mut Claims,
+) -> Option<Attach> {
+    reader.unknown_keys(section, keys::VHOST_USER, &[]);
+    if !section.has("socket") {
+        let accepted = format!("socket = {}", values::SOCKET_ACCEPTED);
+        reader.refuse_if_whole(&section.place, "has no socket", accepted);
+    }
+    let socket = socket(reader, section, "socket", around, claims);
+    let queue_pairs = queues(reader, section, "queue-pairs");
+    let words = [("server", SocketRole::Server), ("client", SocketRole::Client)];
+    let role = reader.word(section, "mode", &words);
+    Some(Attach::VhostUser {
+        socket: socket?,
+        role: role.map_or(SocketRole::Server, |(role, _)| role),
+        queue_pairs: queue_pairs.unwrap_or(1),
+    })
+}
+
+fn tap(reader: &mut Reader, section: &Section<'_, '_>, claims: &mut Claims) -> Option<Attach> {
+    reader.unknown_keys(section, keys::TAP, &[]);
+    let name = interface(reader, section, "name", claims);
+    let queues = queues(reader, section, "queues");
+    Some(Attach::Tap { name: name?, queues: queues.unwrap_or(1) })
+}
+
+fn macvtap(reader: &mut Reader, section: &Section<'_, '_>, claims: &mut Claims) -> Option<Attach> {
+    reader.unknown_keys(section, keys::MACVTAP, &[]);
+    let interface = interface(reader, section, "interface", claims);
+    let queues = queues(reader, section, "queues");
+    let accepted = "different descriptors that were passed to the program, from 3 on, one a queue";
+    let len_max = usize::from(QUEUE_PAIRS_MAX);
+    let listed = reader.distinct(section, "fds", len_max, accepted, |reader, element| {
+        reader.element_number(element, &DESCRIPTORS, accepted)
+    });
+    let mut fds = Vec::new();
+    if let Some((listed, place)) = listed {
+        let descriptors = &mut claims.descriptors;
+        for (fd, place) in &listed {
+            take(reader, descriptors, *fd, fd, place, "descriptors of its own for each port");
+            fds.extend(i32::try_from(*fd));
+        }
+        if let Some(queues) = queues.filter(|queues| usize::from(*queues) != fds.len() && !fds.is_empty()) {
+            let what = format!("{} descriptors for {queues} queues", fds.len());
+            reader.refuse(&place, what, "as many descriptors as queues, or queues left out");
+        }
+    }
+    let queues = match fds.len() {
+        0 => queues.unwrap_or(1),
+        count => u16::try_from(count).unwrap_or(QUEUE_PAIRS_MAX),
+    };
+    Some(Attach::Macvtap { interface: interface?, fds, queues })
+}
+
+fn packet(reader: &mut Reader, section: &Section<'_, '_>, claims: &mut Claims) -> Option<Attach> {
+    reader.unknown_keys(section, keys::PACKET, &[]);
+    Some(Attach::Packet { interface: interface(reader, section, "interface", claims)? })
+}
+
+fn af_xdp(reader: &mut Reader, section: &Section<'_, '_>, claims: &mut Claims) -> Option<Attach> {
+    reader.unknown_keys(section, keys::AF_XDP, &[]);
+    let interface = interface(reader, section, "interface", claims);
+    let queues = queues(reader, section, "queues");
+    let words = [("auto", XdpMode::Auto), ("generic", XdpMode::Generic), ("native", XdpMode::Native)];
+    let mode = reader.word(section, "mode", &words);
+    Some(Attach::AfXdp {
+        interface: interface?,
+        queues: queues.unwrap_or(1),
+        mode: mode.map_or(XdpMode::Auto, |(mode, _)| mode),
+    })
+}
+
+fn queues(reader: &mut Reader, section: &Section<'_, '_>, key: &str) -> Option<u16> {
+    let (queues, _) = reader.integer(section, key, 1..=usize::from(QUEUE_PAIRS_MAX))?;
+    u16::try_from(queues).ok()
+}
+
+/// The interface named under `key`, which no other port may use.
+fn interface(
+    reader: &mut Reader,
+    section: &Section<'_, '_>,
+    key: &str,
+    claims: &mut Claims,
+) -> Option<String> {
+    let accepted = values::INTERFACE_ACCEPTED;
+    if !section.has(key) {
+        reader.refuse_if_whole(&section.place, format!("has no {key}"), format!("{key} = {accepted}"));
+    }
+    let name = |text: &str| values::interface_name(text).map(|()| text.to_owned());
+    let (name, place) = reader.parsed(section, key, accepted, name)?;
+    let shown = format!("{name:?}");
+    take(
+        reader,
+        &mut claims.interfaces,
+        name.clone(),
+        shown,
+        &place,
+        "an interface of its own for each port",
+    );
+    Some(name)
+}
