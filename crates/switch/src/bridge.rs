@@ -1,120 +1,66 @@
-//! The learning bridge: port, head and time in, verdict out.
+//! The bridge's operator side: its ports, its FDB, its clockwork.
 //!
 //! # Theory of operation
 //!
-//! The rules and their order are those of IEEE 802.1Q-2022 §8.6 and §8.7 as the Linux bridge applies them with STP
-//! off:
+//! A [`Bridge`] is three things. The *port table* ([`crate::table`]) is immutable and swapped as a whole. The *FDB*
+//! ([`crate::fdb`]) is read without a lock and changed under the mutex of the [`crate::ledger::Ledger`], as is the port
+//! table. The *groups* ([`crate::groups`]) are there where the bridge snoops.
 //!
-//! 1. The source must name one station.
-//! 2. Groups that bridges keep to one link are not forwarded, but for 01:80:c2:00:00:00, which only STP claims.
-//! 3. A source that a static entry pins to another port is refused; else it is learned, if the port learns.
-//! 4. Groups go to all other ports. A known station's frame goes to its port, but never back to where it came from. An
-//!    unknown station's frame goes to all other ports that want such frames.
-//!
-//! Learning is shared between VLANs: one station has one entry.
-//!
-//! Any number of workers call [`Bridge::decide`] and [`Bridge::decide_burst`] at once. They take no lock and touch no
-//! line that others write, until something changes: a new or moved address takes the mutex of the
-//! [`crate::ledger::Ledger`] for a bounded time. Everything else is for the control side, from any thread.
+//! Workers take a [`View`] for each burst and decide by it; how, says [`crate::view`]. They come here only when a
+//! station is new or has moved, or when a guard shuts its port. Both ask the current port table again, under the
+//! mutex: a worker whose view is older must not leave an entry behind a port that has gone, nor in a VLAN that the
+//! port has left. Everything else is for the control side, from any thread.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::fdb::{Fdb, Hit, Slot};
-use crate::frame::EthernetHead;
+use crate::entry::{EntryKind, FdbEntry, Flush, Origin};
+use crate::fdb::{Fdb, Hit, Station};
+use crate::frame::Tagging;
+use crate::groups::{GroupEntry, Groups, QuerierEntry, RouterEntry};
 use crate::ledger::{Learned, Ledger};
-use crate::types::{DropReason, Now, PortId, UnicastMac, Verdict, Vlan};
+use crate::port::PortSettings;
+use crate::table::{Flags, PortEntry, PortState, PortTable};
+use crate::types::{Now, PortId, UnicastMac, Vlan};
+use crate::view::View;
 
-/// An entry's time is renewed at most this often, in milliseconds.
-const REFRESH_MS_MAX: i32 = 1000;
 /// Buckets that one call of [`Bridge::age`] sweeps, unless a sixteenth of the table is more.
 const SWEEP_BUCKETS_MIN: usize = 1024;
-/// Entries that a flush removes before it lets waiting workers at the table.
-const FLUSH_BURST: usize = 256;
-/// Every number that a [`PortId`] can be.
-const PORT_IDS: usize = 1 << 16;
+/// Buckets that a flush goes through before it lets waiting workers at the table.
+const FLUSH_BURST: usize = 32;
 
-/// Settings of a bridge, fixed at its creation.
+/// Settings of a bridge. But for the ageing time they are fixed at its creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BridgeConfig {
-    /// Milliseconds after which a learned entry is forgotten, at most [`Self::AGEING_MS_MAX`]. Zero: nothing is
-    /// learned, and every frame floods.
+    /// Milliseconds after which an entry that ages is forgotten, at most [`Self::AGEING_MS_MAX`]. Zero: nothing is
+    /// learned, and frames to stations without static entries flood.
     pub ageing_ms: u32,
-    /// Entries that the FDB holds, from 1 to [`Self::ENTRIES_MAX`]. Memory for all is taken at creation: 50 to
-    /// 100 bytes each.
+    /// Entries that the FDB holds, from 1 to [`Self::ENTRIES_MAX`]. Memory for all is taken at creation: 56 bytes
+    /// each.
     pub max_entries: u32,
     /// Secret, random for each start: it keeps guests from aiming their addresses at one place of the table.
     pub seed: u64,
+    /// The tags that the switch reads; frames with others are untagged to it. `None`: the switch knows no VLANs, tags
+    /// pass as payload, and every entry is for all VLANs.
+    pub tagging: Option<Tagging>,
+    /// The switch listens to IGMP and MLD, and sends frames to groups only where there are listeners.
+    pub snooping: bool,
 }
 
 impl BridgeConfig {
-    /// Longest ageing time, ten days in milliseconds. [`Bridge::new`] lowers what is above it.
+    /// Longest ageing time, ten days in milliseconds. What is above it is lowered.
     pub const AGEING_MS_MAX: u32 = 864_000_000;
     /// Largest FDB. [`Bridge::new`] lowers what is above it.
     pub const ENTRIES_MAX: u32 = 1 << 20;
 
-    /// Five minutes of ageing and 16384 entries.
+    /// Five minutes of ageing, 16384 entries, no VLANs, no snooping.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self { ageing_ms: 300_000, max_entries: 16_384, seed }
+        Self { ageing_ms: 300_000, max_entries: 16_384, seed, tagging: None, snooping: false }
     }
-}
-
-/// What a port takes part in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortFlags {
-    /// Sources of frames from this port are learned.
-    pub learning: bool,
-    /// Frames to unknown stations are sent to this port. Groups are always sent.
-    pub flood: bool,
-}
-
-impl Default for PortFlags {
-    /// Both on.
-    fn default() -> Self {
-        Self { learning: true, flood: true }
-    }
-}
-
-/// [`PortFlags`] and membership as one byte that workers read.
-#[derive(Clone, Copy)]
-struct PortBits(u8);
-
-impl PortBits {
-    const ABSENT: Self = Self(0);
-    const MEMBER: u8 = 1;
-    const LEARNING: u8 = 2;
-    const FLOOD: u8 = 4;
-
-    fn member(flags: PortFlags) -> Self {
-        let learning = if flags.learning { Self::LEARNING } else { 0 };
-        let flood = if flags.flood { Self::FLOOD } else { 0 };
-        Self(Self::MEMBER | learning | flood)
-    }
-
-    fn is_member(self) -> bool {
-        self.0 & Self::MEMBER != 0
-    }
-
-    fn learns(self) -> bool {
-        self.0 & Self::LEARNING != 0
-    }
-
-    fn floods(self) -> bool {
-        self.0 & Self::FLOOD != 0
-    }
-
-    fn flags(self) -> PortFlags {
-        PortFlags { learning: self.learns(), flood: self.floods() }
-    }
-}
-
-/// Where and when a burst came in.
-struct Ingress {
-    port: PortId,
-    bits: PortBits,
-    now: Now,
 }
 
 /// Why the control side's request was refused. Nothing has changed then.
@@ -126,44 +72,51 @@ pub enum BridgeError {
     /// The port is not on the switch.
     #[error("the port is not on the switch")]
     NoSuchPort,
-    /// A static entry pins the address to this other port.
-    #[error("a static entry pins the address to port {0}")]
+    /// A static or sticky entry keeps the address at this other port.
+    #[error("an entry that does not move keeps the address at port {0}")]
     AddressTaken(PortId),
-    /// Static entries fill the FDB.
-    #[error("the FDB is full of static entries")]
+    /// Entries that are never evicted fill the FDB, or the address's part of it.
+    #[error("the FDB is full of entries that stay")]
     TableFull,
+    /// The port is not in the VLAN.
+    #[error("the port is not in VLAN {}", .0.get())]
+    VlanNotOnPort(Vlan),
+    /// The switch knows no VLANs.
+    #[error("the switch knows no VLANs")]
+    VlanUnknown,
+    /// The switch knows VLANs, and the request names none.
+    #[error("the switch knows VLANs: name the one that the entry is for")]
+    VlanNeeded,
+    /// Only frames make learned entries.
+    #[error("a learned entry comes from a frame only; place a dynamic one")]
+    KindLearned,
 }
 
-/// How an entry came to be.
+/// Why a port takes part in nothing, although it is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryKind {
-    /// From a frame's source. It moves with the station, ages, and can be evicted.
-    Learned,
-    /// Set by the operator. It does none of these.
-    Static,
+pub enum ShutReason {
+    /// A spanning-tree frame came in by it, and [`PortSettings::guard`] was on.
+    Guard,
 }
 
-/// One entry of the FDB, for people to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FdbEntry {
-    /// The station.
-    pub mac: UnicastMac,
-    /// The VLAN that the entry is for; `None`, as learning is shared between VLANs.
-    pub vlan: Option<Vlan>,
-    /// The port that the station is behind.
-    pub port: PortId,
-    /// Milliseconds since the station sent, a second more or less; zero for static entries.
-    pub age_ms: u64,
-    /// How the entry came to be.
-    pub kind: EntryKind,
+impl ShutReason {
+    /// The name that users see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+        }
+    }
 }
 
-/// What a port holds of the FDB.
+/// How a port stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortEntries {
+pub struct PortStatus {
+    /// Something, if it is shut until [`Bridge::reopen`].
+    pub shut: Option<ShutReason>,
     /// Learned entries, those included that have aged and are not swept yet.
     pub learned: u32,
-    /// Static entries.
+    /// Entries of the other kinds.
     pub pinned: u32,
     /// Learned entries that the port lost because the FDB was full, since it joined the switch.
     pub evicted: u64,
@@ -171,15 +124,12 @@ pub struct PortEntries {
 
 /// A learning bridge that several workers share.
 pub struct Bridge {
-    fdb: Fdb,
-    /// By port number. Changed only under the ledger's mutex.
-    ports: Box<[AtomicU8]>,
-    /// Ports on the switch.
-    member_count: AtomicU32,
-    /// Those of them that take frames to unknown stations.
-    flood_count: AtomicU32,
-    ageing_ms: i32,
-    refresh_ms: i32,
+    config: BridgeConfig,
+    pub(crate) fdb: Fdb,
+    /// Stored only under the ledger's mutex.
+    pub(crate) table: ArcSwap<PortTable>,
+    pub(crate) groups: Option<Groups>,
+    pub(crate) ageing_ms: AtomicI32,
     /// Bucket at which the next sweep starts.
     sweep: AtomicUsize,
     ledger: Mutex<Ledger>,
@@ -189,146 +139,80 @@ impl Bridge {
     /// A bridge without ports. All memory that it ever needs for addresses is taken here.
     #[must_use]
     pub fn new(config: BridgeConfig) -> Self {
-        let entries_max = config.max_entries.clamp(1, BridgeConfig::ENTRIES_MAX);
-        let ageing_ms = config.ageing_ms.min(BridgeConfig::AGEING_MS_MAX) as i32;
-        let fdb = Fdb::new(entries_max, config.seed);
-        Self {
-            ledger: Mutex::new(Ledger::new(&fdb, entries_max)),
+        let max_entries = config.max_entries.clamp(1, BridgeConfig::ENTRIES_MAX);
+        let fdb = Fdb::new(max_entries, config.seed);
+        let bridge = Self {
+            config: BridgeConfig { max_entries, ..config },
+            ledger: Mutex::new(Ledger::new(&fdb, max_entries)),
             fdb,
-            ports: (0..PORT_IDS).map(|_| AtomicU8::new(0)).collect(),
-            member_count: AtomicU32::new(0),
-            flood_count: AtomicU32::new(0),
-            ageing_ms,
-            refresh_ms: (ageing_ms / 8).clamp(1, REFRESH_MS_MAX),
+            table: ArcSwap::from_pointee(PortTable::new(config.tagging.is_some())),
+            groups: config.snooping.then(|| Groups::new(config.seed)),
+            ageing_ms: AtomicI32::new(0),
             sweep: AtomicUsize::new(0),
-        }
+        };
+        bridge.set_ageing(config.ageing_ms);
+        bridge
     }
 
-    // The data path.
-
-    /// Decides for one frame and learns its source.
-    #[inline]
-    pub fn decide(&self, in_port: PortId, head: &EthernetHead, now: Now) -> Verdict {
-        let ingress = Ingress { port: in_port, bits: self.bits(in_port), now };
-        self.check_source(&ingress, head).unwrap_or_else(|| self.look_up(&ingress, head))
+    /// The settings, as they are in force.
+    #[must_use]
+    pub fn config(&self) -> BridgeConfig {
+        let ageing_ms = self.ageing_ms.load(Ordering::Relaxed).unsigned_abs();
+        BridgeConfig { ageing_ms, ..self.config }
     }
 
-    /// Decides for a burst of frames from one port, in order, as [`Self::decide`] would one by one. Verdicts go to the
-    /// front of `out`; heads beyond its length are left undecided.
-    pub fn decide_burst(&self, in_port: PortId, heads: &[EthernetHead], now: Now, out: &mut [Verdict]) {
-        debug_assert!(out.len() >= heads.len());
-        let ingress = Ingress { port: in_port, bits: self.bits(in_port), now };
-        // Frames of one sender and of one flow come in runs, and the same question at the same time has the same
-        // answer. A source that was just refused is not remembered.
-        const NONE: u64 = u64::MAX;
-        let (mut accepted_src, mut last_dst) = (NONE, NONE);
-        let mut verdict = Verdict::Drop(DropReason::InvalidSource);
-        for (head, out) in heads.iter().zip(out) {
-            let (src, dst) = (head.src.to_u64(), head.dst.to_u64());
-            if src != accepted_src || head.dst.is_multicast() {
-                let refusal = self.check_source(&ingress, head);
-                accepted_src = if refusal.is_none() { src } else { NONE };
-                verdict = refusal.unwrap_or_else(|| self.look_up(&ingress, head));
-            } else if dst != last_dst {
-                verdict = self.look_up(&ingress, head);
-            }
-            last_dst = dst;
-            *out = verdict;
-        }
+    /// Changes [`BridgeConfig::ageing_ms`]; entries that are there follow it too.
+    pub fn set_ageing(&self, ageing_ms: u32) {
+        self.ageing_ms.store(ageing_ms.min(BridgeConfig::AGEING_MS_MAX) as i32, Ordering::Relaxed);
     }
 
-    /// Whether a frame with the verdict [`Verdict::Flood`] goes to `out_port`. The caller leaves out the port that it
-    /// came from.
+    /// The state that a burst of frames is decided by. To be taken for each burst and given back after it: a change of
+    /// a port's settings takes effect with the next view.
     #[inline]
     #[must_use]
-    pub fn flood_reaches(&self, out_port: PortId, head: &EthernetHead) -> bool {
-        let bits = self.bits(out_port);
-        bits.is_member() && (bits.floods() || head.dst.is_multicast())
-    }
-
-    /// The steps before the lookup: `None` if the frame may go on, and then its source is known.
-    #[inline]
-    fn check_source(&self, ingress: &Ingress, head: &EthernetHead) -> Option<Verdict> {
-        if !ingress.bits.is_member() {
-            return Some(Verdict::Drop(DropReason::IngressRemoved));
-        }
-        let Some(src) = head.src.unicast() else { return Some(Verdict::Drop(DropReason::InvalidSource)) };
-        if head.dst.is_multicast() && head.dst.link_local_group().is_some_and(|group| group != 0) {
-            return Some(Verdict::Drop(DropReason::LinkLocal));
-        }
-        let accepted = self.accept(ingress, src);
-        (!accepted).then_some(Verdict::Drop(DropReason::SourceTaken))
-    }
-
-    /// Learns a source, or notes that it was seen. False if it is pinned to another port.
-    #[inline]
-    fn accept(&self, ingress: &Ingress, src: UnicastMac) -> bool {
-        let learns = ingress.bits.learns() && self.ageing_ms != 0;
-        match self.fdb.find(src) {
-            Some(hit) if hit.word.port() == ingress.port => {
-                if learns {
-                    hit.refresh(ingress.now, self.refresh_ms);
-                }
-                true
-            }
-            Some(hit) if hit.word.is_static() => false,
-            _ => !learns || self.learn(ingress.port, src, ingress.now),
-        }
-    }
-
-    /// Where a frame goes whose source is accepted.
-    #[inline]
-    fn look_up(&self, ingress: &Ingress, head: &EthernetHead) -> Verdict {
-        if head.dst.is_multicast() {
-            return flood(&self.member_count, true);
-        }
-        match head.dst.unicast().and_then(|dst| self.fdb.find(dst)) {
-            Some(hit) if self.is_alive(&hit, ingress.now) => match hit.word.port() {
-                port if port == ingress.port => Verdict::Drop(DropReason::SamePort),
-                port => Verdict::Unicast(port),
-            },
-            _ => flood(&self.flood_count, ingress.bits.floods()),
-        }
-    }
-
-    /// The way of a source that is new or moved.
-    #[cold]
-    #[inline(never)]
-    fn learn(&self, in_port: PortId, src: UnicastMac, now: Now) -> bool {
-        let mut ledger = self.ledger.lock();
-        // The port may have left since the burst began; then nothing may name it any more.
-        if !self.bits(in_port).learns() {
-            return true;
-        }
-        ledger.learn(&self.fdb, src, in_port, now) != Learned::Pinned
-    }
-
-    #[inline]
-    fn is_alive(&self, hit: &Hit<'_>, now: Now) -> bool {
-        hit.age_ms(now) < self.ageing_ms || hit.word.is_static()
-    }
-
-    #[inline]
-    fn bits(&self, port: PortId) -> PortBits {
-        self.ports
-            .get(port.as_usize())
-            .map_or(PortBits::ABSENT, |bits| PortBits(bits.load(Ordering::Relaxed)))
+    pub fn view(&self) -> View<'_> {
+        View::new(self, self.config.tagging)
     }
 
     // Ports.
 
-    /// Puts a port on the switch, with both [`PortFlags`] on.
+    /// Puts a port on the switch.
     ///
     /// # Errors
     /// [`BridgeError::PortExists`].
-    pub fn add_port(&self, port: PortId) -> Result<(), BridgeError> {
+    pub fn add_port(&self, port: PortId, settings: PortSettings) -> Result<(), BridgeError> {
         let mut ledger = self.ledger.lock();
-        if self.bits(port).is_member() {
+        if self.table.load().entry(port).is_some() {
             return Err(BridgeError::PortExists);
         }
-        ledger.open(port);
-        self.set_bits(port, PortBits::member(PortFlags::default()));
+        let state = Arc::new(PortState::default());
+        ledger.open(port, Arc::clone(&state.learned));
+        self.publish(port, Some(Arc::new(PortEntry::new(settings, state))));
         Ok(())
+    }
+
+    /// Changes a port's settings. Its entries stay, but for those in VLANs that it leaves; a port that its guard shut
+    /// stays shut.
+    ///
+    /// # Errors
+    /// [`BridgeError::NoSuchPort`].
+    pub fn set_port(&self, port: PortId, settings: PortSettings) -> Result<(), BridgeError> {
+        let vlans = settings.vlans.clone();
+        let ledger = self.ledger.lock();
+        let Some(old) = self.table.load().entry(port).cloned() else { return Err(BridgeError::NoSuchPort) };
+        self.publish(port, Some(Arc::new(PortEntry::new(settings, Arc::clone(&old.state)))));
+        drop(ledger);
+        let left = |vlan: Option<Vlan>| vlan.is_some_and(|vlan| !vlans.contains(vlan));
+        if self.config.tagging.is_some() && old.settings.vlans.iter().any(|vlan| left(Some(vlan))) {
+            self.purge(|entry| entry.port == port && left(entry.vlan));
+        }
+        Ok(())
+    }
+
+    /// A port's settings; `None` if it is not on the switch.
+    #[must_use]
+    pub fn port_settings(&self, port: PortId) -> Option<Arc<PortSettings>> {
+        self.table.load().entry(port).map(|entry| Arc::clone(&entry.settings))
     }
 
     /// Takes a port off the switch, with all its entries. A verdict that a worker got just before may still name it.
@@ -336,138 +220,184 @@ impl Bridge {
     /// # Errors
     /// [`BridgeError::NoSuchPort`].
     pub fn remove_port(&self, port: PortId) -> Result<(), BridgeError> {
-        let mut ledger = self.ledger.lock();
-        if !self.bits(port).is_member() {
+        let ledger = self.ledger.lock();
+        if self.table.load().entry(port).is_none() {
             return Err(BridgeError::NoSuchPort);
         }
-        self.set_bits(port, PortBits::ABSENT);
-        while let Some(slot) = ledger.first_pinned(port) {
-            ledger.remove(&self.fdb, slot);
-        }
+        self.publish(port, None);
         drop(ledger);
-        self.flush_port(port);
-        Ok(())
-    }
-
-    /// Changes what a port takes part in. Its entries stay.
-    ///
-    /// # Errors
-    /// [`BridgeError::NoSuchPort`].
-    pub fn set_port_flags(&self, port: PortId, flags: PortFlags) -> Result<(), BridgeError> {
-        let _ledger = self.ledger.lock();
-        if !self.bits(port).is_member() {
-            return Err(BridgeError::NoSuchPort);
+        self.purge(|entry| entry.port == port);
+        if let Some(groups) = &self.groups {
+            groups.forget_port(port);
         }
-        self.set_bits(port, PortBits::member(flags));
         Ok(())
-    }
-
-    /// What a port takes part in; `None` if it is not on the switch.
-    #[must_use]
-    pub fn port_flags(&self, port: PortId) -> Option<PortFlags> {
-        Some(self.bits(port)).filter(|bits| bits.is_member()).map(PortBits::flags)
     }
 
     /// The ports on the switch, in order.
     #[must_use]
     pub fn ports(&self) -> Vec<PortId> {
-        let all = (0..=u16::MAX).map(PortId);
-        all.filter(|port| self.bits(*port).is_member()).collect()
+        self.table.load().ports().map(|(port, _)| port).collect()
     }
 
-    /// What a port holds of the FDB; `None` if it is not on the switch.
+    /// How a port stands; `None` if it is not on the switch.
     #[must_use]
-    pub fn port_entries(&self, port: PortId) -> Option<PortEntries> {
+    pub fn port_status(&self, port: PortId) -> Option<PortStatus> {
         let ledger = self.ledger.lock();
-        if !self.bits(port).is_member() {
-            return None;
-        }
+        let table = self.table.load();
+        let state = &table.entry(port)?.state;
         let (learned, pinned, evicted) = ledger.counts(port)?;
-        Some(PortEntries { learned, pinned, evicted })
+        let shut = state.shut.load(Ordering::Relaxed).then_some(ShutReason::Guard);
+        Some(PortStatus { shut, learned, pinned, evicted })
     }
 
-    /// Stores a port's bits and keeps the counts right. The caller holds the ledger.
-    fn set_bits(&self, port: PortId, bits: PortBits) {
-        let before = self.bits(port);
-        recount(&self.member_count, before.is_member(), bits.is_member());
-        recount(&self.flood_count, before.floods(), bits.floods());
-        if let Some(stored) = self.ports.get(port.as_usize()) {
-            stored.store(bits.0, Ordering::Relaxed);
+    /// Opens a port that its guard has shut. Nothing happens to one that is open.
+    ///
+    /// # Errors
+    /// [`BridgeError::NoSuchPort`].
+    pub fn reopen(&self, port: PortId) -> Result<(), BridgeError> {
+        self.set_shut(port, false)
+    }
+
+    /// Shuts a port whose guard saw a spanning-tree frame, or opens it again.
+    #[cold]
+    pub(crate) fn set_shut(&self, port: PortId, shut: bool) -> Result<(), BridgeError> {
+        let _ledger = self.ledger.lock();
+        let Some(entry) = self.table.load().entry(port).cloned() else { return Err(BridgeError::NoSuchPort) };
+        if entry.state.shut.swap(shut, Ordering::Relaxed) != shut {
+            self.publish(port, Some(entry));
         }
+        Ok(())
+    }
+
+    /// Swaps in a table with another entry for a port. The caller holds the ledger.
+    fn publish(&self, port: PortId, entry: Option<Arc<PortEntry>>) {
+        let table = self.table.load().with(port, entry);
+        self.table.store(Arc::new(table));
     }
 
     // The FDB.
 
-    /// Pins an address to a port: it does not age, move or get evicted, and frames from it are refused on other ports. A
-    /// learned entry for it becomes static.
+    /// Puts a source that is new or moved behind a port.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn learn(&self, station: Station, in_port: PortId, now: Now) -> Learned {
+        let mut ledger = self.ledger.lock();
+        let table = self.table.load();
+        let slot = table.slot(in_port);
+        // The port may have left, or its VLAN, since the burst began; then nothing may name it any more.
+        match &slot.entry {
+            Some(entry)
+                if slot.flags.has(Flags::LEARNING)
+                    && slot.flags.lacks(Flags::LOCKED)
+                    && slot.carries(station.vlan()) =>
+            {
+                ledger.learn(&self.fdb, station, in_port, entry.mac_limit(), now)
+            }
+            _ => Learned::NoRoom,
+        }
+    }
+
+    /// Whether there is room for a station that has no entry.
+    pub(crate) fn has_room(&self, station: Station) -> bool {
+        self.ledger.lock().has_room(&self.fdb, station)
+    }
+
+    /// Places an entry. One that ages gives way to it; one that does not is changed if it is at the same port.
     ///
     /// # Errors
-    /// [`BridgeError::NoSuchPort`], [`BridgeError::AddressTaken`] by another port's static entry,
-    /// [`BridgeError::TableFull`].
-    pub fn add_static(&self, mac: UnicastMac, port: PortId, now: Now) -> Result<(), BridgeError> {
+    /// [`BridgeError::NoSuchPort`], [`BridgeError::AddressTaken`], [`BridgeError::TableFull`],
+    /// [`BridgeError::KindLearned`]; [`BridgeError::VlanUnknown`] or [`BridgeError::VlanNeeded`] if `vlan` does not
+    /// suit the switch, [`BridgeError::VlanNotOnPort`] if it does not suit the port.
+    pub fn add_entry(
+        &self,
+        mac: UnicastMac,
+        vlan: Option<Vlan>,
+        port: PortId,
+        kind: EntryKind,
+        origin: Origin,
+        now: Now,
+    ) -> Result<(), BridgeError> {
+        if kind == EntryKind::Learned {
+            return Err(BridgeError::KindLearned);
+        }
+        match (self.config.tagging, vlan) {
+            (None, Some(_)) => return Err(BridgeError::VlanUnknown),
+            (Some(_), None) => return Err(BridgeError::VlanNeeded),
+            _ => {}
+        }
+        let station = Station::new(mac, vlan);
         let mut ledger = self.ledger.lock();
-        if !self.bits(port).is_member() {
+        let table = self.table.load();
+        let slot = table.slot(port);
+        if slot.entry.is_none() {
             return Err(BridgeError::NoSuchPort);
         }
-        if let Some(word) = self.fdb.find(mac).map(|hit| hit.word)
-            && word.is_static()
-            && word.port() != port
+        if let Some(vlan) = vlan.filter(|_| !slot.carries(vlan)) {
+            return Err(BridgeError::VlanNotOnPort(vlan));
+        }
+        if let Some(held) = self.fdb.locate(station)
+            && !self.fdb.word(held).kind().ages()
+            && self.fdb.port(held) != port
         {
-            return Err(BridgeError::AddressTaken(word.port()));
+            return Err(BridgeError::AddressTaken(self.fdb.port(held)));
         }
-        if ledger.pin(&self.fdb, mac, port, now) { Ok(()) } else { Err(BridgeError::TableFull) }
+        let placed = ledger.place(&self.fdb, station, kind, origin, port, now);
+        if placed { Ok(()) } else { Err(BridgeError::TableFull) }
     }
 
-    /// Removes an address, static or learned. False if it was not there.
-    pub fn remove(&self, mac: UnicastMac) -> bool {
+    /// Removes an entry of any kind, and says what it was, its age left out.
+    pub fn remove_entry(&self, mac: UnicastMac, vlan: Option<Vlan>) -> Option<FdbEntry> {
         let mut ledger = self.ledger.lock();
-        let slot = self.fdb.locate(mac);
-        if let Some(slot) = slot {
-            ledger.remove(&self.fdb, slot);
-        }
-        slot.is_some()
+        let slot = self.fdb.locate(Station::new(mac, vlan))?;
+        let (word, port) = (self.fdb.word(slot), self.fdb.port(slot));
+        ledger.remove(&self.fdb, slot);
+        Some(FdbEntry { mac, vlan, port, age_ms: 0, kind: word.kind(), origin: word.origin() })
     }
 
-    /// Forgets what was learned behind one port, or behind all. Static entries stay. Answers how many are gone.
-    pub fn flush(&self, port: Option<PortId>) -> u32 {
-        match port {
-            Some(port) => self.flush_port(port),
-            None => self.ports().into_iter().map(|port| self.flush_port(port)).sum(),
-        }
+    /// Removes the entries that `flush` describes, and answers how many they were.
+    pub fn flush(&self, flush: &Flush) -> u32 {
+        self.purge(|entry| flush.wants(entry.mac, entry.vlan, entry.port, entry.kind))
     }
 
-    /// Stops at the number of entries that there were at first, so that a guest that goes on learning cannot keep the
-    /// caller here.
-    fn flush_port(&self, port: PortId) -> u32 {
-        let held = self.ledger.lock().counts(port).map_or(0, |(learned, ..)| learned);
-        let mut flushed = 0;
-        while flushed < held {
+    /// Removes all entries that are `unwanted`. One pass, however many a guest adds meanwhile, and workers get their
+    /// turn at the table every [`FLUSH_BURST`] buckets.
+    fn purge(&self, unwanted: impl Fn(&FdbEntry) -> bool) -> u32 {
+        let mut removed = 0;
+        for start in (0..self.fdb.bucket_count()).step_by(FLUSH_BURST) {
             let mut ledger = self.ledger.lock();
-            for _ in 0..FLUSH_BURST.min((held - flushed) as usize) {
-                let Some(slot) = ledger.first_learned(port) else { return flushed };
-                ledger.remove(&self.fdb, slot);
-                flushed += 1;
+            for bucket in start..self.fdb.bucket_count().min(start + FLUSH_BURST) {
+                for (slot, hit) in self.fdb.entries(bucket) {
+                    if describe(&hit, Now::from_millis(0)).is_some_and(|entry| unwanted(&entry)) {
+                        ledger.remove(&self.fdb, slot);
+                        removed += 1;
+                    }
+                }
             }
         }
-        flushed
+        removed
     }
 
     /// Sweeps a part of the FDB for entries that have aged, and answers how many it removed. To be called about once a
     /// second: sixteen calls reach every entry. Lookups do not see aged entries in any case; the sweep makes room.
+    /// Groups whose listeners are silent are forgotten too.
     pub fn age(&self, now: Now) -> u32 {
+        if let Some(groups) = &self.groups {
+            groups.age(now);
+        }
         let count = self.fdb.bucket_count();
         let part = (count / 16).max(SWEEP_BUCKETS_MIN).min(count);
-        let start = self.sweep.fetch_add(part, Ordering::Relaxed);
-        (start..start.wrapping_add(part)).map(|bucket| self.age_bucket(bucket, now)).sum()
+        let start = self.sweep.fetch_add(part, Ordering::Relaxed) % count;
+        (start..start + part).map(|bucket| self.age_bucket(bucket % count, now)).sum()
     }
 
     fn age_bucket(&self, bucket: usize, now: Now) -> u32 {
-        if self.fdb.entries(bucket).all(|(_, hit)| self.is_alive(&hit, now)) {
+        let ageing_ms = self.ageing_ms.load(Ordering::Relaxed);
+        if self.fdb.entries(bucket).all(|(_, hit)| hit.is_alive(now, ageing_ms)) {
             return 0;
         }
         let mut ledger = self.ledger.lock();
         let mut removed = 0;
-        let dead = self.fdb.entries(bucket).filter(|(_, hit)| !self.is_alive(hit, now));
+        let dead = self.fdb.entries(bucket).filter(|(_, hit)| !hit.is_alive(now, ageing_ms));
         for (slot, _) in dead {
             ledger.remove(&self.fdb, slot);
             removed += 1;
@@ -475,22 +405,22 @@ impl Bridge {
         removed
     }
 
-    /// The entry of one address, if it has one that has not aged.
+    /// The entry of one station, if it has one that has not aged.
     #[must_use]
-    pub fn entry(&self, mac: UnicastMac, now: Now) -> Option<FdbEntry> {
-        self.fdb.find(mac).and_then(|hit| self.describe(&hit, now))
+    pub fn entry(&self, mac: UnicastMac, vlan: Option<Vlan>, now: Now) -> Option<FdbEntry> {
+        self.fdb.find(Station::new(mac, vlan)).and_then(|hit| self.describe_alive(&hit, now))
     }
 
-    /// All entries that have not aged, by address. Workers go on meanwhile: an entry that comes or goes during the call
-    /// may be there or not.
+    /// All entries that have not aged, by address and VLAN. Workers go on meanwhile: an entry that comes or goes during
+    /// the call may be there or not.
     #[must_use]
     pub fn entries(&self, now: Now) -> Vec<FdbEntry> {
         let buckets = 0..self.fdb.bucket_count();
-        let hits = buckets.flat_map(|bucket| self.fdb.entries(bucket).map(|(_, hit): (Slot, _)| hit));
-        let mut entries: Vec<FdbEntry> = hits.filter_map(|hit| self.describe(&hit, now)).collect();
-        // An address that was removed and learned again meanwhile may have been met twice.
-        entries.sort_by_key(|entry| entry.mac);
-        entries.dedup_by_key(|entry| entry.mac);
+        let hits = buckets.flat_map(|bucket| self.fdb.entries(bucket));
+        let mut entries: Vec<FdbEntry> = hits.filter_map(|(_, hit)| self.describe_alive(&hit, now)).collect();
+        // A station that was removed and learned again meanwhile may have been met twice.
+        entries.sort_by_key(|entry| (entry.mac, entry.vlan));
+        entries.dedup_by_key(|entry| (entry.mac, entry.vlan));
         entries
     }
 
@@ -500,35 +430,39 @@ impl Bridge {
         self.ledger.lock().count()
     }
 
-    fn describe(&self, hit: &Hit<'_>, now: Now) -> Option<FdbEntry> {
-        let is_static = hit.word.is_static();
-        let entry = FdbEntry {
-            mac: hit.word.mac()?,
-            vlan: None,
-            port: hit.word.port(),
-            age_ms: if is_static { 0 } else { u64::from(hit.age_ms(now).max(0).unsigned_abs()) },
-            kind: if is_static { EntryKind::Static } else { EntryKind::Learned },
-        };
-        self.is_alive(hit, now).then_some(entry)
+    /// The groups that have listeners, where the bridge snoops.
+    #[must_use]
+    pub fn groups(&self, now: Now) -> Vec<GroupEntry> {
+        self.groups.as_ref().map(|groups| groups.entries(now)).unwrap_or_default()
+    }
+
+    /// The ports with a multicast router, where the bridge snoops.
+    #[must_use]
+    pub fn routers(&self, now: Now) -> Vec<RouterEntry> {
+        self.groups.as_ref().map(|groups| groups.routers(now)).unwrap_or_default()
+    }
+
+    /// The queriers that are known, where the bridge snoops.
+    #[must_use]
+    pub fn queriers(&self, now: Now) -> Vec<QuerierEntry> {
+        self.groups.as_ref().map(|groups| groups.queriers(now)).unwrap_or_default()
+    }
+
+    fn describe_alive(&self, hit: &Hit<'_>, now: Now) -> Option<FdbEntry> {
+        hit.is_alive(now, self.ageing_ms.load(Ordering::Relaxed)).then(|| describe(hit, now)).flatten()
     }
 }
 
-/// Flood, if any port but the one it came from takes it.
-#[inline]
-fn flood(takers: &AtomicU32, in_port_takes: bool) -> Verdict {
-    if takers.load(Ordering::Relaxed) > u32::from(in_port_takes) {
-        Verdict::Flood
-    } else {
-        Verdict::Drop(DropReason::NoReceiver)
-    }
-}
-
-fn recount(count: &AtomicU32, before: bool, after: bool) {
-    match (before, after) {
-        (false, true) => count.fetch_add(1, Ordering::Relaxed),
-        (true, false) => count.fetch_sub(1, Ordering::Relaxed),
-        _ => 0,
-    };
+fn describe(hit: &Hit<'_>, now: Now) -> Option<FdbEntry> {
+    let (station, kind) = (hit.word.station()?, hit.word.kind());
+    Some(FdbEntry {
+        mac: station.mac()?,
+        vlan: station.vlan(),
+        port: hit.port,
+        age_ms: if kind.ages() { u64::from(hit.age_ms(now).max(0).unsigned_abs()) } else { 0 },
+        kind,
+        origin: hit.word.origin(),
+    })
 }
 
 #[cfg(test)]
@@ -538,26 +472,8 @@ impl Bridge {
         self.ledger.lock().check(&self.fdb);
     }
 
-    /// The address has an entry, aged or not.
-    pub(crate) fn holds(&self, mac: UnicastMac) -> bool {
-        self.fdb.find(mac).is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_worker_that_saw_the_port_before_it_left_learns_nothing() {
-        let bridge = Bridge::new(BridgeConfig::new(1));
-        let (port, now) = (PortId(1), Now::from_millis(0));
-        bridge.add_port(port).unwrap();
-        let ingress = Ingress { port, bits: bridge.bits(port), now };
-        bridge.remove_port(port).unwrap();
-        let src = UnicastMac::new([0x52, 0x54, 0, 0, 0, 1]).unwrap();
-        assert!(bridge.accept(&ingress, src));
-        assert_eq!(bridge.entry_count(), 0);
-        bridge.check();
+    /// The station has an entry, aged or not.
+    pub(crate) fn holds(&self, mac: UnicastMac, vlan: Option<Vlan>) -> bool {
+        self.fdb.find(Station::new(mac, vlan)).is_some()
     }
 }

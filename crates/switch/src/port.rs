@@ -2,6 +2,7 @@
 
 use crate::source::AllowedSources;
 use crate::types::{UnicastMac, Vlan};
+use std::fmt;
 use std::net::IpAddr;
 
 /// Settings of a port. [`PortSettings::default`] is a port of a plain learning bridge.
@@ -29,6 +30,8 @@ pub struct PortSettings {
     pub neighbour_suppression: bool,
     /// A host that leaves a group is believed at once, without a question to others behind the port.
     pub fast_leave: bool,
+    /// Multicast queriers and routers behind this port are believed, and get the groups that they ask for.
+    pub multicast_router: bool,
     /// Addresses that may be learned behind this port; `None`: as many as the FDB holds.
     pub mac_limit: Option<u32>,
     /// Groups that may have listeners behind this port.
@@ -67,6 +70,7 @@ impl Default for PortSettings {
             guard: false,
             neighbour_suppression: false,
             fast_leave: false,
+            multicast_router: true,
             mac_limit: None,
             groups_max: Self::GROUPS_MAX_DEFAULT,
             rates: Rates::default(),
@@ -137,7 +141,7 @@ impl Default for PortVlans {
 }
 
 /// A set of VLANs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct VlanSet(Box<[u64; 64]>);
 
 impl VlanSet {
@@ -147,6 +151,13 @@ impl VlanSet {
     pub fn contains(&self, vlan: Vlan) -> bool {
         let id = usize::from(vlan.get());
         self.0[id / 64 % 64] >> (id % 64) & 1 != 0
+    }
+}
+
+impl fmt::Debug for VlanSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = (1..=4094).filter_map(Vlan::new).filter(|vlan| self.contains(*vlan));
+        f.debug_set().entries(all.map(Vlan::get)).finish()
     }
 }
 

@@ -239,10 +239,13 @@ impl Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Verdict {
-    /// Send it to this port, which is never the port it came from.
+    /// Send it to this port. It is the one the frame came from only if that port has
+    /// [`crate::PortSettings::hairpin`] on.
     Unicast(PortId),
-    /// Send it to every port but the one it came from for which [`crate::Bridge::flood_reaches`] holds.
+    /// Send it to every port that [`crate::Reach::takes`] names.
     Flood,
+    /// Send the frame that [`crate::View::answer`] writes back to the port it came from, and nothing else.
+    Answer,
     /// Do not forward it, and count why.
     Drop(DropReason),
 }
@@ -256,7 +259,7 @@ pub enum DropReason {
     InvalidSource,
     /// A static entry pins the source address to another port.
     SourceTaken,
-    /// The destination is a group address that bridges do not forward (01:80:c2:00:00:01 to 0f).
+    /// The destination is a group address that bridges keep to one link, and the port does not forward it.
     LinkLocal,
     /// The destination is behind the port the frame came from.
     SamePort,
@@ -264,6 +267,30 @@ pub enum DropReason {
     NoReceiver,
     /// The port the frame came from has left the switch.
     IngressRemoved,
+    /// The port it came from, or the one it would leave by, is disabled or was shut by its guard.
+    PortShut,
+    /// A spanning-tree frame on a port with a guard: the port is shut now.
+    Guard,
+    /// The port it came from is not in the frame's VLAN, or takes no untagged frames.
+    Vlan,
+    /// The port may not send from this MAC address, or the payload claims another.
+    SourceMac,
+    /// The port may not send from this network address.
+    SourceAddress,
+    /// The port is locked, and no FDB entry says that the source is behind it.
+    Locked,
+    /// The port has as many learned addresses as it may have.
+    MacLimit,
+    /// The port sent too many frames to unknown stations.
+    UnicastRate,
+    /// The port sent too many broadcasts.
+    BroadcastRate,
+    /// The port sent too many frames to groups.
+    MulticastRate,
+    /// The port it came from and the one it would leave by are both isolated.
+    Isolated,
+    /// The port it would leave by is not in the frame's VLAN.
+    VlanEgress,
     /// Shorter than an Ethernet header.
     Runt,
     /// The sender has this queue disabled; what is on it is thrown away.
@@ -293,13 +320,25 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, at its own index.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidSource,
         Self::SourceTaken,
         Self::LinkLocal,
         Self::SamePort,
         Self::NoReceiver,
         Self::IngressRemoved,
+        Self::PortShut,
+        Self::Guard,
+        Self::Vlan,
+        Self::SourceMac,
+        Self::SourceAddress,
+        Self::Locked,
+        Self::MacLimit,
+        Self::UnicastRate,
+        Self::BroadcastRate,
+        Self::MulticastRate,
+        Self::Isolated,
+        Self::VlanEgress,
         Self::Runt,
         Self::SenderDisabled,
         Self::Oversize,
@@ -330,6 +369,18 @@ impl DropReason {
             Self::SamePort => "same-port",
             Self::NoReceiver => "no-receiver",
             Self::IngressRemoved => "ingress-removed",
+            Self::PortShut => "port-shut",
+            Self::Guard => "guard",
+            Self::Vlan => "vlan",
+            Self::SourceMac => "source-mac",
+            Self::SourceAddress => "source-address",
+            Self::Locked => "locked",
+            Self::MacLimit => "mac-limit",
+            Self::UnicastRate => "unicast-rate",
+            Self::BroadcastRate => "broadcast-rate",
+            Self::MulticastRate => "multicast-rate",
+            Self::Isolated => "isolated",
+            Self::VlanEgress => "vlan-egress",
             Self::Runt => "runt",
             Self::SenderDisabled => "sender-disabled",
             Self::Oversize => "oversize",

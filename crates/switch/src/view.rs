@@ -1,0 +1,751 @@
+//! Where a frame goes: the decision.
+//!
+//! # Theory of operation
+//!
+//! The rules and their order are those of the Linux bridge with STP off (`net/bridge/br_input.c`,
+//! `br_handle_frame` and `br_handle_frame_finish`; IEEE 802.1Q-2022 §8.6), with those that Linux lacks placed where
+//! they are cheap and safe. The first rule that refuses the frame names its [`DropReason`].
+//!
+//! 1. *Port.* The port is on the switch (`ingress-removed`), enabled and not shut (`port-shut`). The source must name
+//!    one station (`invalid-source`).
+//! 2. *Link-local groups* 01:80:c2:00:00:0X. 0 (spanning tree) shuts a port with a guard (`guard`). 1 (pause) is never
+//!    forwarded, others as the port's [`crate::PortSettings::link_local`] says (`link-local`).
+//! 3. *VLAN.* The frame's tag, or else the port's native VLAN, must be one of the port's (`vlan`). A tag of the kind that
+//!    the switch does not read is payload.
+//! 4. *Source.* The port's allowed sources (`source-mac`, `source-address`); a static entry for it at another port
+//!    (`source-taken`); on a locked port, an entry that has not aged at this very port (`locked`). Link-local groups
+//!    that are forwarded are exempt from the lock, but teach a locked port nothing.
+//! 5. *Learning*, where the port learns: a new or moved source counts to the port's limit (`mac-limit`). A locked port
+//!    only renews the entries that it has.
+//! 6. *Known station.* The frame goes to its port, if that is not the one it came from (`same-port`; but hairpin), is
+//!    open (`port-shut`), in the VLAN (`vlan-egress`) and not isolated from it (`isolated`).
+//! 7. *Many.* Everything else. A question for a station that the switch answers for is answered. What remains floods to
+//!    the ports that take its class, unknown unicast, broadcast or multicast; with snooping, groups with listeners go
+//!    to those, and reports to routers only. There must be one to take it (`no-receiver`), and the port must not
+//!    have sent too many of its class (`unicast-rate`, `broadcast-rate`, `multicast-rate`).
+//!
+//! *Cost.* A [`View`] holds one port table for a burst. In a burst, a frame with the source and tag of the one before it
+//! skips rules 1 to 5, with its destination too all of them; rules that look at more than that are never skipped.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::Guard;
+
+use crate::bridge::Bridge;
+use crate::entry::EntryKind;
+use crate::fdb::{Hit, Station};
+use crate::frame::{Head, Tagging};
+use crate::groups::{GroupTable, Listeners, Membership, Observed, Trust};
+use crate::ledger::Learned;
+use crate::multicast::{self, Message};
+use crate::neighbour::{self, ANSWER_MAX};
+use crate::table::{Class, Flags, PortEntry, PortSlot, PortTable};
+use crate::trace::{Explanation, Nobody, REFUSED_MAX, Recorder, Witness};
+use crate::types::{DropReason, MacAddr, Now, PortId, Verdict, Vlan};
+
+/// An entry's time is renewed at most this often, in milliseconds.
+const REFRESH_MS_MAX: i32 = 1000;
+
+/// Whom a frame to many is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Audience {
+    /// Ports that take its class.
+    Class,
+    /// Listeners of its group, and routers.
+    Listeners,
+    /// Ports with a multicast router.
+    Routers,
+}
+
+/// What to do with one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+pub struct Decision {
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// The VLAN that it is in; `None` where the switch knows no VLANs, and for frames dropped before that was found.
+    pub vlan: Option<Vlan>,
+    audience: Audience,
+}
+
+impl Decision {
+    /// A frame that is dropped before a VLAN is found.
+    pub const fn drop(reason: DropReason) -> Self {
+        Self { verdict: Verdict::Drop(reason), vlan: None, audience: Audience::Class }
+    }
+}
+
+/// How a frame leaves by a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Unchanged: the switch knows no VLANs.
+    AsIs,
+    /// Without a tag of the switch's kind.
+    Untagged,
+    /// With one that names [`Decision::vlan`].
+    Tagged,
+}
+
+/// One state of a bridge, to decide a burst by.
+pub struct View<'b> {
+    bridge: &'b Bridge,
+    table: Guard<Arc<PortTable>>,
+    groups: Option<Guard<Arc<GroupTable>>>,
+    tagging: Option<Tagging>,
+    ageing_ms: i32,
+    refresh_ms: i32,
+}
+
+/// Where and when frames come in.
+#[derive(Clone, Copy)]
+struct Ingress<'v> {
+    port: PortId,
+    slot: &'v PortSlot,
+    now: Now,
+}
+
+impl<'v> Ingress<'v> {
+    fn has(&self, flags: Flags) -> bool {
+        self.slot.flags.has(flags)
+    }
+
+    fn entry(&self) -> Option<&'v PortEntry> {
+        self.slot.entry.as_deref()
+    }
+}
+
+/// What rules 1 to 5 found of a frame that they let pass.
+#[derive(Clone, Copy)]
+struct Admitted {
+    vlan: Option<Vlan>,
+    /// The source has an entry at the ingress port that a lookup finds.
+    is_known_here: bool,
+    /// To a link-local group.
+    is_link_local: bool,
+}
+
+impl<'b> View<'b> {
+    #[inline]
+    pub(crate) fn new(bridge: &'b Bridge, tagging: Option<Tagging>) -> Self {
+        let ageing_ms = bridge.ageing_ms.load(Ordering::Relaxed);
+        Self {
+            bridge,
+            table: bridge.table.load(),
+            groups: bridge.groups.as_ref().map(|groups| groups.snapshot()),
+            tagging,
+            ageing_ms,
+            refresh_ms: (ageing_ms / 8).clamp(1, REFRESH_MS_MAX),
+        }
+    }
+
+    /// Decides for one frame, with all that follows from it: its source is learned, its port charged.
+    #[inline]
+    pub fn decide(&self, in_port: PortId, head: &Head<'_>, now: Now) -> Decision {
+        self.judge(&self.ingress(in_port, now), head, &mut Nobody)
+    }
+
+    /// Decides for a burst of frames from one port, in order, as [`Self::decide`] would one by one. Decisions go to the
+    /// front of `out`; frames beyond its length are left undecided.
+    pub fn decide_burst(&self, in_port: PortId, frames: &[Head<'_>], now: Now, out: &mut [Decision]) {
+        debug_assert!(out.len() >= frames.len());
+        let ingress = self.ingress(in_port, now);
+        if self.bridge.fdb.is_large() {
+            self.touch(&ingress, frames);
+        }
+        // Frames of one sender and of one flow come in runs, and the same question at the same time has the same
+        // answer. Not remembered: a source that was refused, and whatever depends on more than addresses and tag.
+        let judges_bytes = ingress.has(Flags::SOURCES);
+        let mut source = None;
+        let mut known: Option<(MacAddr, Decision)> = None;
+        for (head, out) in frames.iter().zip(out) {
+            let ethernet = &head.ethernet;
+            let here = (ethernet.src, ethernet.tag, ethernet.ethertype);
+            let admitted = match source {
+                Some((there, admitted)) if there == here && !ethernet.dst.is_multicast() => {
+                    if let Some((dst, decision)) = known
+                        && dst == ethernet.dst
+                    {
+                        *out = decision;
+                        continue;
+                    }
+                    admitted
+                }
+                _ => match self.admit(&ingress, head, &mut Nobody) {
+                    Ok(admitted) => {
+                        source = (!judges_bytes && !admitted.is_link_local).then_some((here, admitted));
+                        admitted
+                    }
+                    Err(decision) => {
+                        (source, known) = (None, None);
+                        *out = decision;
+                        continue;
+                    }
+                },
+            };
+            *out = self.route(&ingress, head, admitted, &mut Nobody);
+            // A flood is charged each time.
+            known = matches!(out.verdict, Verdict::Unicast(_)).then_some((ethernet.dst, *out));
+        }
+    }
+
+    /// Where a frame with the verdict [`Verdict::Flood`] goes; made once for each such frame, with the view, the port
+    /// and the time that it was decided with.
+    #[inline]
+    #[must_use]
+    pub fn reach(&self, in_port: PortId, head: &Head<'_>, decision: &Decision, now: Now) -> Reach<'_> {
+        let dst = head.ethernet.dst;
+        let members = match (decision.audience, &self.groups) {
+            (Audience::Listeners, Some(groups)) => groups.listeners(decision.vlan, dst, now),
+            (Audience::Routers, Some(groups)) => groups.routers(decision.vlan, dst, now),
+            _ => Membership::Flood,
+        };
+        self.reach_of(&self.ingress(in_port, now), decision.vlan, class_of(dst), members)
+    }
+
+    /// How a frame leaves by a port of its VLAN.
+    #[inline]
+    #[must_use]
+    pub fn form(&self, out_port: PortId, decision: &Decision) -> Form {
+        match self.tagging {
+            None => Form::AsIs,
+            Some(_) if self.table.slot(out_port).native() == decision.vlan => Form::Untagged,
+            Some(_) => Form::Tagged,
+        }
+    }
+
+    /// Writes the frame that [`Verdict::Answer`] sends back, and says how long it is. It carries the tags of the
+    /// question, whatever [`Self::form`] says. `None` if the frame is no question that the switch can answer.
+    #[must_use]
+    pub fn answer(&self, head: &Head<'_>, decision: &Decision, out: &mut [u8; ANSWER_MAX]) -> Option<usize> {
+        let address = neighbour::question(&head.ethernet, head.bytes)?;
+        let (mac, _) = self.table.neighbour(decision.vlan, address)?;
+        neighbour::answer(head.bytes, mac, out)
+    }
+
+    /// Says how a frame with these first bytes would fare, and changes nothing. In a full FDB the frame itself might
+    /// cost another station its entry; that is not foreseen.
+    #[must_use]
+    pub fn explain(&self, in_port: PortId, bytes: &[u8], now: Now) -> Explanation {
+        let mut recorder = Recorder::default();
+        let ingress = self.ingress(in_port, now);
+        let (mut outputs, mut refused) = (Vec::new(), Vec::new());
+        let decision = match Head::parse(bytes) {
+            Err(reason) => {
+                recorder.note("frame", false, || format!("{} bytes are no Ethernet header", bytes.len()));
+                Decision::drop(reason)
+            }
+            Ok(head) => {
+                recorder.note("frame", true, || describe(&head));
+                let decision = self.judge(&ingress, &head, &mut recorder);
+                match decision.verdict {
+                    Verdict::Unicast(port) => outputs.push((port, self.form(port, &decision))),
+                    Verdict::Answer => outputs.push((in_port, self.form(in_port, &decision))),
+                    Verdict::Drop(_) => {}
+                    Verdict::Flood => {
+                        let reach = self.reach(in_port, &head, &decision, now);
+                        for (port, _) in self.table.ports() {
+                            match reach.refusal(port) {
+                                None => outputs.push((port, self.form(port, &decision))),
+                                Some(why) if refused.len() < REFUSED_MAX => refused.push((port, why)),
+                                Some(_) => {}
+                            }
+                        }
+                    }
+                }
+                decision
+            }
+        };
+        Explanation { steps: recorder.steps, decision, outputs, refused }
+    }
+
+    #[inline]
+    fn ingress(&self, port: PortId, now: Now) -> Ingress<'_> {
+        Ingress { port, slot: self.table.slot(port), now }
+    }
+
+    /// Sets the reads of a burst's lookups going, all at once.
+    fn touch(&self, ingress: &Ingress<'_>, frames: &[Head<'_>]) {
+        let mut sum = 0;
+        for Head { ethernet, .. } in frames {
+            let vlan = match self.tagging {
+                None => None,
+                Some(tagging) if ethernet.is_tagged(tagging) => ethernet.vlan(),
+                Some(_) => ingress.slot.native(),
+            };
+            for mac in [ethernet.src.unicast(), ethernet.dst.unicast()].into_iter().flatten() {
+                sum ^= self.bridge.fdb.touch(Station::new(mac, vlan));
+            }
+        }
+        std::hint::black_box(sum);
+    }
+
+    #[inline]
+    fn judge<W: Witness>(&self, ingress: &Ingress<'_>, head: &Head<'_>, witness: &mut W) -> Decision {
+        match self.admit(ingress, head, witness) {
+            Ok(admitted) => self.route(ingress, head, admitted, witness),
+            Err(decision) => decision,
+        }
+    }
+
+    /// Rules 1 to 5.
+    #[inline]
+    fn admit<W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        head: &Head<'_>,
+        witness: &mut W,
+    ) -> Result<Admitted, Decision> {
+        // 1
+        let port = ingress.port;
+        let refusal = if !ingress.has(Flags::MEMBER) {
+            Some(DropReason::IngressRemoved)
+        } else if !ingress.has(Flags::OPEN) || self.was_shut(ingress) {
+            Some(DropReason::PortShut)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            witness.note("port", false, || {
+                let state =
+                    if reason == DropReason::PortShut { "disabled or shut" } else { "not on the switch" };
+                format!("port {port} is {state}")
+            });
+            return Err(Decision::drop(reason));
+        }
+        witness.note("port", true, || format!("port {port} is open"));
+        let Some(src) = head.ethernet.src.unicast() else {
+            witness.note("source", false, || format!("{} is no station's address", head.ethernet.src));
+            return Err(Decision::drop(DropReason::InvalidSource));
+        };
+
+        // 2
+        let is_link_local = match head.ethernet.dst.link_local_group() {
+            None => false,
+            Some(group) => self.forward_link_local(ingress, group, witness).map_err(Decision::drop)?,
+        };
+
+        // 3
+        let vlan = match self.tagging {
+            None => None,
+            Some(tagging) => Some(classify(ingress, head, tagging, witness).map_err(Decision::drop)?),
+        };
+
+        // 4 and 5
+        let refused = |reason| Decision { vlan, ..Decision::drop(reason) };
+        if ingress.has(Flags::SOURCES)
+            && let Some(entry) = ingress.entry()
+        {
+            if let Err(reason) = entry.settings.sources.check(&head.ethernet, head.bytes) {
+                witness.note("allowed-sources", false, || format!("{reason}: not an address of port {port}"));
+                return Err(refused(reason));
+            }
+            witness.note("allowed-sources", true, || "all addresses that it claims are allowed".into());
+        }
+        let is_known_here =
+            self.accept(ingress, Station::new(src, vlan), is_link_local, witness).map_err(refused)?;
+        Ok(Admitted { vlan, is_known_here, is_link_local })
+    }
+
+    /// The guard shut the port after this view was taken.
+    #[inline]
+    fn was_shut(&self, ingress: &Ingress<'_>) -> bool {
+        ingress.has(Flags::GUARD)
+            && ingress.entry().is_some_and(|entry| entry.state.shut.load(Ordering::Relaxed))
+    }
+
+    /// Rule 2, for 01:80:c2:00:00:0X: true if it goes on.
+    #[cold]
+    fn forward_link_local<W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        group: u8,
+        witness: &mut W,
+    ) -> Result<bool, DropReason> {
+        const SPANNING_TREE: u8 = 0;
+        const PAUSE: u8 = 1;
+        if group == SPANNING_TREE && ingress.has(Flags::GUARD) {
+            if W::ACTS {
+                // A port that left meanwhile needs no guard.
+                let _ = self.bridge.set_shut(ingress.port, true);
+            }
+            witness.note("link-local", false, || "a spanning-tree frame: the guard shuts the port".into());
+            return Err(DropReason::Guard);
+        }
+        let forwards = group != PAUSE && ingress.slot.link_local >> group & 1 != 0;
+        witness.note("link-local", forwards, || {
+            format!("group {group:x} is {}", if forwards { "forwarded" } else { "kept to its link" })
+        });
+        if forwards { Ok(true) } else { Err(DropReason::LinkLocal) }
+    }
+
+    /// Rules 4 and 5 for what the FDB knows of the source: true if a lookup would find it at the ingress port now.
+    #[inline]
+    fn accept<W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        source: Station,
+        is_link_local: bool,
+        witness: &mut W,
+    ) -> Result<bool, DropReason> {
+        let learns = ingress.has(Flags::LEARNING) && self.ageing_ms != 0;
+        let locked = ingress.has(Flags::LOCKED);
+        let hit = self.bridge.fdb.find(source);
+        if let Some(hit) = &hit
+            && hit.port == ingress.port
+        {
+            let alive = hit.is_alive(ingress.now, self.ageing_ms);
+            if locked && !alive {
+                return refuse_locked(is_link_local, witness, "its entry here has aged");
+            }
+            if learns && W::ACTS {
+                hit.refresh(ingress.now, self.refresh_ms);
+            }
+            witness.note("source", true, || format!("a {} entry is at this port", hit.word.kind().name()));
+            return Ok(alive || learns);
+        }
+        let kind = hit.as_ref().map(|hit| hit.word.kind());
+        if let Some(hit) = &hit
+            && kind == Some(EntryKind::Static)
+        {
+            witness.note("source", false, || format!("a static entry keeps it at port {}", hit.port));
+            return Err(DropReason::SourceTaken);
+        }
+        if locked {
+            return refuse_locked(is_link_local, witness, "no entry says that it is at this port");
+        }
+        if kind == Some(EntryKind::Sticky) || !learns {
+            witness.note("source", true, || match kind {
+                Some(EntryKind::Sticky) => "a sticky entry keeps it at another port: not learned".into(),
+                _ => "the port does not learn it".into(),
+            });
+            return Ok(false);
+        }
+        self.learn(ingress, source, hit, witness)
+    }
+
+    /// Rule 5 for a source that is new here.
+    #[cold]
+    #[inline(never)]
+    fn learn<W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        source: Station,
+        elsewhere: Option<Hit<'_>>,
+        witness: &mut W,
+    ) -> Result<bool, DropReason> {
+        let at_limit = |entry: &PortEntry| entry.state.learned.load(Ordering::Relaxed) >= entry.mac_limit();
+        // Without the mutex: a guest that invents addresses comes here with each frame.
+        let learned = if ingress.has(Flags::LIMITED) && ingress.entry().is_some_and(at_limit) {
+            Learned::Limit
+        } else if W::ACTS {
+            self.bridge.learn(source, ingress.port, ingress.now)
+        } else if elsewhere.is_some() || self.bridge.has_room(source) {
+            Learned::Yes
+        } else {
+            Learned::NoRoom
+        };
+        witness.note("learn", learned != Learned::Limit, || match (learned, &elsewhere) {
+            (Learned::Yes, Some(hit)) => format!("it moves here from port {}", hit.port),
+            (Learned::Yes, None) => "it is new here and learned".into(),
+            (Learned::Limit, _) => "the port has as many learned addresses as it may have".into(),
+            (_, _) => "the table has no room for it".into(),
+        });
+        match learned {
+            Learned::Yes => Ok(true),
+            Learned::Sticky | Learned::NoRoom => Ok(false),
+            Learned::Static => Err(DropReason::SourceTaken),
+            Learned::Limit => Err(DropReason::MacLimit),
+        }
+    }
+
+    /// Rules 6 and 7.
+    #[inline]
+    fn route<W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        head: &Head<'_>,
+        admitted: Admitted,
+        witness: &mut W,
+    ) -> Decision {
+        let Admitted { vlan, .. } = admitted;
+        let ethernet = &head.ethernet;
+        if let Some(dst) = ethernet.dst.unicast() {
+            // A frame to its own source finds what was just learned; a witness that changes nothing has to be told.
+            let port = if !W::ACTS && ethernet.dst == ethernet.src && admitted.is_known_here {
+                Some(ingress.port)
+            } else {
+                let hit = self.bridge.fdb.find(Station::new(dst, vlan));
+                hit.filter(|hit| hit.is_alive(ingress.now, self.ageing_ms)).map(|hit| hit.port)
+            };
+            if let Some(out_port) = port {
+                let verdict = self.leave_by(ingress, out_port, vlan);
+                witness.note("lookup", !matches!(verdict, Verdict::Drop(_)), || match verdict {
+                    Verdict::Drop(reason) => format!("{dst} is at port {out_port}: {reason}"),
+                    _ => format!("{dst} is at port {out_port}"),
+                });
+                return Decision { verdict, vlan, audience: Audience::Class };
+            }
+        }
+        self.to_many(ingress, head, admitted, witness)
+    }
+
+    /// Rule 6: a known station is behind `out_port`.
+    #[inline]
+    fn leave_by(&self, ingress: &Ingress<'_>, out_port: PortId, vlan: Option<Vlan>) -> Verdict {
+        let out = self.table.slot(out_port);
+        let reason = if out_port == ingress.port && !ingress.has(Flags::HAIRPIN) {
+            DropReason::SamePort
+        } else if !out.flags.has(Flags::MEMBER) {
+            // It joined after this view was taken.
+            DropReason::NoReceiver
+        } else if !out.flags.has(Flags::OPEN) {
+            DropReason::PortShut
+        } else if !out.carries(vlan) {
+            DropReason::VlanEgress
+        } else if out.flags.has(Flags::ISOLATED) && ingress.has(Flags::ISOLATED) {
+            DropReason::Isolated
+        } else {
+            return Verdict::Unicast(out_port);
+        };
+        Verdict::Drop(reason)
+    }
+
+    /// Rule 7.
+    fn to_many<W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        head: &Head<'_>,
+        admitted: Admitted,
+        witness: &mut W,
+    ) -> Decision {
+        let Admitted { vlan, is_link_local, .. } = admitted;
+        let dst = head.ethernet.dst;
+        let class = class_of(dst);
+        if self.table.has_neighbours()
+            && !is_link_local
+            && let Some((address, port)) = self.question(ingress, head, vlan)
+        {
+            witness.note("neighbour", true, || format!("asks for {address} at port {port}: answered"));
+            return Decision { verdict: Verdict::Answer, vlan, audience: Audience::Class };
+        }
+        let (audience, members) = match (&self.bridge.groups, &self.groups) {
+            (Some(_), Some(table)) if class == Class::Multicast && !is_link_local => {
+                self.snoop(ingress, head, vlan, table, witness)
+            }
+            _ => (Audience::Class, Membership::Flood),
+        };
+        let refused = |reason| Decision { vlan, ..Decision::drop(reason) };
+        let anyone = match members {
+            Membership::Flood => self.table.any_takes(class, vlan, ingress.slot),
+            Membership::Listeners(ports) => {
+                let reach = self.reach_of(ingress, vlan, class, members);
+                ports.iter().any(|port| reach.takes(port))
+            }
+        };
+        witness.note("receivers", anyone, || {
+            let what = match class {
+                Class::Unicast => "frames to unknown stations",
+                Class::Broadcast => "broadcasts",
+                Class::Multicast => "this group",
+            };
+            format!("{} other port takes {what} from here", if anyone { "at least one" } else { "no" })
+        });
+        if !anyone {
+            return refused(DropReason::NoReceiver);
+        }
+        if ingress.has(Flags::METERED)
+            && let Some((rate, meter)) = ingress.entry().and_then(|entry| entry.meter(class))
+        {
+            let within = if W::ACTS { rate.take(meter, ingress.now) } else { rate.has(meter, ingress.now) };
+            witness.note("rate", within, || {
+                format!("the port is {} its rate", if within { "within" } else { "above" })
+            });
+            if !within {
+                return refused(match class {
+                    Class::Unicast => DropReason::UnicastRate,
+                    Class::Broadcast => DropReason::BroadcastRate,
+                    Class::Multicast => DropReason::MulticastRate,
+                });
+            }
+        }
+        Decision { verdict: Verdict::Flood, vlan, audience }
+    }
+
+    /// The station that a frame asks for, if the switch answers in its place: the asking port could reach it, and is
+    /// not its own.
+    fn question(
+        &self,
+        ingress: &Ingress<'_>,
+        head: &Head<'_>,
+        vlan: Option<Vlan>,
+    ) -> Option<(IpAddr, PortId)> {
+        let address = neighbour::question(&head.ethernet, head.bytes)?;
+        let (_, port) = self.table.neighbour(vlan, address)?;
+        let reachable = port != ingress.port && self.leave_by(ingress, port, vlan) == Verdict::Unicast(port);
+        reachable.then_some((address, port))
+    }
+
+    /// Whom a frame to a group is for, as the groups know.
+    fn snoop<'v, W: Witness>(
+        &self,
+        ingress: &Ingress<'_>,
+        head: &Head<'_>,
+        vlan: Option<Vlan>,
+        table: &'v GroupTable,
+        witness: &mut W,
+    ) -> (Audience, Membership<'v>) {
+        let (Some(groups), Some(entry)) = (&self.bridge.groups, ingress.entry()) else {
+            return (Audience::Class, Membership::Flood);
+        };
+        let (ethernet, settings) = (&head.ethernet, &entry.settings);
+        let observed = if W::ACTS {
+            let trust = Trust {
+                fast_leave: settings.fast_leave,
+                groups_max: settings.groups_max,
+                may_route: settings.multicast_router,
+            };
+            groups.observe(ingress.port, vlan, ethernet, head.bytes, ingress.now, trust)
+        } else {
+            match multicast::parse(ethernet, head.bytes) {
+                None => Observed::NotControl,
+                Some(Message::Query(_)) => Observed::Query,
+                Some(Message::Report(_)) => Observed::Report,
+                Some(Message::Leave(_)) => Observed::Leave,
+                Some(Message::RouterSeen) => Observed::Other,
+            }
+        };
+        let (audience, members) = match observed {
+            Observed::Query => (Audience::Class, Membership::Flood),
+            Observed::Report | Observed::Leave => {
+                (Audience::Routers, table.routers(vlan, ethernet.dst, ingress.now))
+            }
+            Observed::NotControl | Observed::Other => {
+                (Audience::Listeners, table.listeners(vlan, ethernet.dst, ingress.now))
+            }
+        };
+        witness.note("snooping", true, || match members {
+            Membership::Flood => "goes to all ports that take groups".into(),
+            Membership::Listeners(_) => "goes to ports with listeners or routers only".into(),
+        });
+        (audience, members)
+    }
+
+    #[inline]
+    fn reach_of<'v>(
+        &'v self,
+        ingress: &Ingress<'_>,
+        vlan: Option<Vlan>,
+        class: Class,
+        members: Membership<'v>,
+    ) -> Reach<'v> {
+        let open = Flags::MEMBER.and(Flags::OPEN);
+        let (required, only) = match members {
+            Membership::Flood => (open.and(Flags::takes(class)), None),
+            Membership::Listeners(ports) => (open, Some(ports)),
+        };
+        let isolated = ingress.has(Flags::ISOLATED);
+        Reach {
+            table: &self.table,
+            vlan,
+            required,
+            forbidden: if isolated { Flags::ISOLATED } else { Flags::NONE },
+            except: (!ingress.has(Flags::HAIRPIN)).then_some(ingress.port),
+            only,
+        }
+    }
+}
+
+/// The ports that get a frame with the verdict [`Verdict::Flood`].
+pub struct Reach<'v> {
+    table: &'v PortTable,
+    vlan: Option<Vlan>,
+    required: Flags,
+    forbidden: Flags,
+    except: Option<PortId>,
+    /// Nobody but these.
+    only: Option<Listeners<'v>>,
+}
+
+impl Reach<'_> {
+    /// Whether the frame goes to this port; false for the one it came from, unless that has hairpin on.
+    #[inline]
+    #[must_use]
+    pub fn takes(&self, out_port: PortId) -> bool {
+        let slot = self.table.slot(out_port);
+        slot.flags.has(self.required)
+            && slot.flags.lacks(self.forbidden)
+            && self.except != Some(out_port)
+            && slot.carries(self.vlan)
+            && self.only.is_none_or(|ports| ports.takes(out_port))
+    }
+
+    /// Why [`Self::takes`] says no, if it does.
+    fn refusal(&self, out_port: PortId) -> Option<&'static str> {
+        let slot = self.table.slot(out_port);
+        if self.takes(out_port) {
+            None
+        } else if self.except == Some(out_port) {
+            Some("it came from there")
+        } else if !slot.flags.has(Flags::OPEN) {
+            Some("the port is disabled or shut")
+        } else if !slot.carries(self.vlan) {
+            Some("the port is not in the VLAN")
+        } else if !slot.flags.lacks(self.forbidden) {
+            Some("both ports are isolated")
+        } else if !slot.flags.has(self.required) {
+            Some("the port does not take such frames")
+        } else {
+            Some("no listener and no router is there")
+        }
+    }
+}
+
+fn class_of(dst: MacAddr) -> Class {
+    match dst {
+        MacAddr::BROADCAST => Class::Broadcast,
+        _ if dst.is_multicast() => Class::Multicast,
+        _ => Class::Unicast,
+    }
+}
+
+/// Rule 3.
+#[inline]
+fn classify<W: Witness>(
+    ingress: &Ingress<'_>,
+    head: &Head<'_>,
+    tagging: Tagging,
+    witness: &mut W,
+) -> Result<Vlan, DropReason> {
+    let slot = ingress.slot;
+    let vlan = match head.ethernet.tag.filter(|tag| tag.tagging == tagging) {
+        Some(tag) if tag.vid() != 0 => Vlan::new(tag.vid()).filter(|vlan| slot.carries(Some(*vlan))),
+        // The frame ends within its tag.
+        None if head.ethernet.tag.is_none() && head.ethernet.ethertype == tagging.tpid() => None,
+        _ => slot.native(),
+    };
+    witness.note("vlan", vlan.is_some(), || match vlan {
+        Some(vlan) => format!("it is in VLAN {}", vlan.get()),
+        None => format!("its tag ({:?}) names no VLAN of the port", head.ethernet.tag.map(|tag| tag.vid())),
+    });
+    vlan.ok_or(DropReason::Vlan)
+}
+
+/// Rule 4 on a locked port, for a source without an entry there.
+#[inline]
+fn refuse_locked<W: Witness>(is_link_local: bool, witness: &mut W, why: &str) -> Result<bool, DropReason> {
+    witness.note("locked", is_link_local, || {
+        if is_link_local { format!("{why}, but link-local groups pass") } else { why.to_owned() }
+    });
+    if is_link_local { Ok(false) } else { Err(DropReason::Locked) }
+}
+
+fn describe(head: &Head<'_>) -> String {
+    let ethernet = &head.ethernet;
+    let tag = match ethernet.tag {
+        None => "untagged".to_owned(),
+        Some(tag) => format!("tag {:04x} VID {}", tag.tagging.tpid(), tag.vid()),
+    };
+    format!("{} to {}, {tag}, type {:04x}", ethernet.src, ethernet.dst, ethernet.ethertype)
+}
