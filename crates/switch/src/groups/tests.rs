@@ -1,1 +1,603 @@
-//! Tests.
+//! Who gets a group: the rules one by one, bounds, and a slow, obvious model beside the real table.
+
+use super::*;
+use crate::packet::frames::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+const GROUP: &str = "239.1.2.3";
+/// Another group with the same MAC address.
+const ALIAS: &str = "239.129.2.3";
+const HOST: &str = "192.0.2.10";
+const HOST_V6: &str = "fe80::10";
+const TRUST: Trust = Trust { fast_leave: false, groups_max: 512, may_route: true };
+const FAST: Trust = Trust { fast_leave: true, ..TRUST };
+const PORTS: std::ops::Range<u16> = 0..6;
+
+/// The MAC address of a group.
+fn mac(group: &str) -> MacAddr {
+    group_mac(group.parse().unwrap())
+}
+
+fn join(group: &str) -> Vec<u8> {
+    if group.contains(':') {
+        mld_frame("::", "ff02::16", mld2(&[(4, group, 0)]))
+    } else {
+        igmp_frame(HOST, group, igmp(0x16, 0, group))
+    }
+}
+
+fn leave(group: &str) -> Vec<u8> {
+    igmp_frame(HOST, "224.0.0.2", igmp(0x17, 0, group))
+}
+
+fn query(source: &str) -> Vec<u8> {
+    if source.contains(':') {
+        mld_frame(source, "ff02::1", mld(130, 10_000, "::"))
+    } else {
+        igmp_frame(source, "224.0.0.1", igmp(0x11, 100, "0.0.0.0"))
+    }
+}
+
+fn pim() -> Vec<u8> {
+    let packet = ipv4(HOST, "224.0.0.13", 103, &summed(vec![0x20, 0, 0, 0]));
+    ethernet(mac("224.0.0.13"), SENDER, 0x0800, &packet)
+}
+
+/// Groups and a clock.
+struct Bench {
+    groups: Groups,
+    now: Now,
+    vlan: Option<Vlan>,
+}
+
+/// The ports that get a frame; `None`: all.
+type Who = Option<Vec<u16>>;
+
+fn who(membership: Membership<'_>) -> Who {
+    match membership {
+        Membership::Flood => None,
+        Membership::Listeners(listeners) => {
+            let taking: Vec<u16> = (0..100).filter(|port| listeners.takes(PortId(*port))).collect();
+            let mut listed: Vec<u16> = listeners.iter().map(|port| port.0).collect();
+            listed.sort_unstable();
+            assert_eq!(listed, taking, "each port once");
+            assert_eq!((listeners.len(), listeners.is_empty()), (taking.len(), taking.is_empty()));
+            Some(taking)
+        }
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { groups: Groups::new(1), now: Now::from_millis(1_000_000), vlan: None }
+    }
+
+    /// With a querier without an address at port 5, whom all hosts have had time to answer.
+    fn asked() -> Self {
+        let mut bench = Self::new();
+        assert_eq!(bench.sees(5, &query("0.0.0.0")), Observed::Query);
+        bench.pass(10_000);
+        bench
+    }
+
+    fn sees(&self, port: u16, frame: &[u8]) -> Observed {
+        self.sees_as(port, frame, TRUST)
+    }
+
+    fn sees_as(&self, port: u16, frame: &[u8], trust: Trust) -> Observed {
+        let bytes = &frame[..frame.len().min(256)];
+        self.groups.observe(PortId(port), self.vlan, &head(frame), bytes, self.now, trust)
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = Now::from_millis(self.now.as_millis() + millis);
+    }
+
+    fn who(&self, group: &str) -> Who {
+        who(self.groups.snapshot().listeners(self.vlan, mac(group), self.now))
+    }
+
+    fn reported_to(&self, group: &str) -> Who {
+        who(self.groups.snapshot().routers(self.vlan, mac(group), self.now))
+    }
+
+    /// How often `act` made a new version.
+    fn versions(&mut self, mut act: impl FnMut(&mut Self, usize), times: usize) -> usize {
+        let mut before = Arc::clone(&self.groups.snapshot());
+        let mut versions = 0;
+        for turn in 0..times {
+            act(self, turn);
+            let after = Arc::clone(&self.groups.snapshot());
+            versions += usize::from(!Arc::ptr_eq(&before, &after));
+            before = after;
+        }
+        versions
+    }
+}
+
+#[test]
+fn groups_flood_until_hosts_were_asked_and_had_time_to_answer() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.sees(1, &join(GROUP)), Observed::Report);
+    assert_eq!(bench.who(GROUP), None);
+    bench.sees(2, &query("0.0.0.0"));
+    bench.pass(9_999);
+    assert_eq!(bench.who(GROUP), None);
+    bench.pass(1);
+    assert_eq!((bench.who(GROUP), bench.who("239.9.9.9")), (Some(vec![1]), Some(vec![])));
+    // The querier falls silent.
+    bench.pass(QUERIER_MS - 10_000 - 1);
+    assert_eq!(bench.who(GROUP), Some(vec![1]));
+    bench.pass(1);
+    assert_eq!(bench.who(GROUP), None);
+}
+
+#[test]
+fn a_querier_that_is_heard_again_needs_no_new_start_and_a_hasty_one_makes_it_earlier() {
+    let mut bench = Bench::asked();
+    bench.pass(200_000);
+    bench.sees(5, &query("0.0.0.0"));
+    assert_eq!(bench.who(GROUP), Some(vec![]));
+    bench.pass(200_000);
+    assert_eq!(bench.who(GROUP), Some(vec![]));
+    let mut bench = Bench::new();
+    bench.sees(5, &igmp_frame(HOST, "224.0.0.1", igmp(0x11, 250, "0.0.0.0")));
+    bench.sees(4, &query(HOST));
+    bench.pass(10_000);
+    assert_eq!(bench.who(GROUP), Some(vec![4, 5]));
+}
+
+#[test]
+fn a_query_for_one_group_makes_no_querier() {
+    let mut bench = Bench::new();
+    bench.sees(5, &igmp_frame(HOST, GROUP, igmp(0x11, 10, GROUP)));
+    bench.pass(20_000);
+    assert_eq!(bench.who("239.9.9.9"), None);
+}
+
+#[test]
+fn some_groups_are_for_everyone() {
+    let bench = Bench::asked();
+    for group in ["224.0.0.1", "224.0.0.251", "239.0.0.9", "224.128.0.9"] {
+        bench.sees(1, &join(group));
+        assert_eq!(bench.who(group), None, "{group}");
+    }
+    assert_eq!(bench.groups.entries(bench.now), []);
+    let table = bench.groups.snapshot();
+    for other in
+        [[1, 0, 0x5e, 0x80, 0, 1], [1, 0, 0xc, 0xcc, 0xcc, 0xcc], [0x33, 0x33, 0, 0, 0, 1], [0xff; 6]]
+    {
+        assert!(matches!(table.listeners(None, MacAddr(other), bench.now), Membership::Flood), "{other:x?}");
+    }
+}
+
+#[test]
+fn routers_get_groups_and_reports_queriers_get_reports() {
+    let bench = Bench::asked();
+    bench.sees(1, &join(GROUP));
+    assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (Some(vec![1]), Some(vec![5])));
+    bench.sees(3, &query(HOST));
+    assert_eq!((bench.who(GROUP), bench.reported_to("224.0.0.22")), (Some(vec![1, 3]), Some(vec![3, 5])));
+    assert_eq!(bench.sees(4, &pim()), Observed::Other);
+    bench.sees(1, &pim());
+    assert_eq!((bench.who(GROUP), bench.who("239.9.9.9")), (Some(vec![1, 3, 4]), Some(vec![1, 3, 4])));
+    assert_eq!(bench.reported_to(GROUP), Some(vec![1, 3, 4, 5]));
+    let routers: Vec<_> = bench.groups.routers(bench.now).iter().map(|router| router.port.0).collect();
+    assert_eq!(routers, [1, 3, 4]);
+    assert_eq!(Bench::new().reported_to(GROUP), None, "nobody evaluates them: to all");
+}
+
+#[test]
+fn families_and_vlans_are_apart() {
+    let mut bench = Bench::asked();
+    let group = "ff15::1:2";
+    bench.sees(1, &join(group));
+    assert_eq!(bench.who(group), None, "nobody asks for groups of IPv6");
+    bench.sees(4, &query(HOST_V6));
+    bench.pass(10_000);
+    assert_eq!((bench.who(group), bench.who(GROUP)), (Some(vec![1, 4]), Some(vec![])));
+    bench.vlan = Vlan::new(7);
+    assert_eq!((bench.who(group), bench.reported_to(GROUP)), (None, None));
+    bench.sees(2, &query(HOST));
+    bench.sees(3, &join(GROUP));
+    bench.pass(10_000);
+    assert_eq!(bench.who(GROUP), Some(vec![2, 3]));
+    let entries = bench.groups.entries(bench.now);
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.vlan, entry.group, entry.ports.clone())).collect();
+    assert_eq!(seen, [(None, mac(group), vec![PortId(1)]), (Vlan::new(7), mac(GROUP), vec![PortId(3)])]);
+    assert_eq!(entries[1].expires_ms, MEMBERSHIP_MS - 10_000);
+    let queriers = bench.groups.queriers(bench.now);
+    let seen: Vec<_> =
+        queriers.iter().map(|entry| (entry.vlan, entry.address.to_string(), entry.port.0)).collect();
+    let expected = [(None, "0.0.0.0".into(), 5), (None, HOST_V6.into(), 4), (Vlan::new(7), HOST.into(), 2)];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn the_querier_shown_is_the_elected_one() {
+    let bench = Bench::asked();
+    let elected = || {
+        let entry = bench.groups.queriers(bench.now)[0];
+        (entry.address.to_string(), entry.port.0)
+    };
+    bench.sees(1, &query("192.0.2.20"));
+    assert_eq!(elected(), ("192.0.2.20".into(), 1), "an address beats none");
+    bench.sees(2, &query("192.0.2.30"));
+    bench.sees(5, &query("0.0.0.0"));
+    assert_eq!(elected(), ("192.0.2.20".into(), 1));
+    bench.sees(3, &query("192.0.2.3"));
+    assert_eq!(elected(), ("192.0.2.3".into(), 3));
+}
+
+#[test]
+fn a_leave_ends_after_the_last_members_time_or_at_once() {
+    let mut bench = Bench::asked();
+    for port in [1, 2, 3] {
+        bench.sees(port, &join(GROUP));
+    }
+    assert_eq!(bench.sees_as(1, &leave(GROUP), FAST), Observed::Leave);
+    assert_eq!(bench.who(GROUP), Some(vec![2, 3]));
+    bench.sees(2, &leave(GROUP));
+    bench.sees(3, &igmp_frame(HOST, "224.0.0.22", igmp3(&[(3, GROUP, 0)])));
+    bench.pass(LAST_MEMBER_MS - 1);
+    assert_eq!(bench.who(GROUP), Some(vec![2, 3]));
+    // Another host behind port 2 answers the querier.
+    bench.sees(2, &join(GROUP));
+    bench.pass(1);
+    assert_eq!(bench.who(GROUP), Some(vec![2]));
+    bench.pass(100_000);
+    assert_eq!(bench.who(GROUP), Some(vec![2]));
+    bench.sees(4, &leave(GROUP));
+    bench.sees_as(2, &leave("239.9.9.9"), FAST);
+    assert_eq!(bench.who(GROUP), Some(vec![2]), "only a listener can leave");
+}
+
+#[test]
+fn a_leave_is_not_believed_where_another_group_has_the_same_address() {
+    let mut bench = Bench::asked();
+    bench.sees(1, &join(GROUP));
+    bench.sees_as(1, &leave(ALIAS), FAST);
+    assert_eq!(bench.who(ALIAS), Some(vec![1]), "it left what it never joined");
+    bench.sees(1, &join(ALIAS));
+    bench.sees_as(1, &leave(GROUP), FAST);
+    bench.sees_as(1, &leave(ALIAS), FAST);
+    assert_eq!(bench.who(GROUP), Some(vec![1]));
+    bench.pass(200_000);
+    bench.sees(5, &query("0.0.0.0"));
+    bench.pass(MEMBERSHIP_MS - 200_000);
+    assert_eq!(bench.who(GROUP), Some(vec![]));
+}
+
+#[test]
+fn what_ended_is_taken_out_and_may_come_back() {
+    let mut bench = Bench::asked();
+    bench.sees(1, &join(GROUP));
+    bench.sees(2, &join(GROUP));
+    bench.sees(3, &query(HOST));
+    bench.sees_as(1, &leave(GROUP), FAST);
+    assert_eq!(bench.versions(|bench, _| bench.groups.age(bench.now), 3), 1);
+    assert_eq!(bench.groups.entries(bench.now)[0].ports, [PortId(2)]);
+    bench.sees(1, &join(GROUP));
+    assert_eq!(bench.who(GROUP), Some(vec![1, 2, 3]));
+    bench.pass(MEMBERSHIP_MS);
+    bench.groups.age(bench.now);
+    assert_eq!((bench.groups.entries(bench.now), bench.groups.routers(bench.now)), (vec![], vec![]));
+    assert_eq!(*bench.groups.writer.lock().count(PortId(1)), 0);
+    assert_eq!(bench.versions(|bench, _| bench.groups.age(bench.now), 3), 0, "nothing is left to end");
+}
+
+#[test]
+fn repetition_makes_no_new_version() {
+    let mut bench = Bench::asked();
+    bench.sees(1, &join(GROUP));
+    bench.sees(3, &query(HOST));
+    bench.sees(4, &pim());
+    let repeats = |bench: &mut Bench, turn: usize| {
+        let frames = [join(GROUP), join(ALIAS), leave(GROUP), join(GROUP), query(HOST), pim()];
+        let port = [1, 1, 1, 1, 3, 4][turn % 6];
+        bench.sees_as(port, &frames[turn % 6], FAST);
+        bench.pass(turn as u64 % 1500);
+    };
+    assert_eq!(bench.versions(repeats, 600), 0);
+    assert_eq!(bench.who(GROUP), Some(vec![1, 3, 4]));
+}
+
+#[test]
+fn a_guest_that_joins_and_leaves_without_end_makes_as_many_versions_as_it_may_have_groups() {
+    let mut bench = Bench::asked();
+    let trust = Trust { groups_max: 20, ..FAST };
+    let churn = |bench: &mut Bench, turn: usize| {
+        let group = format!("239.2.{}.{}", turn / 2 / 250, turn / 2 % 250);
+        let frame = if turn.is_multiple_of(2) { join(&group) } else { leave(&group) };
+        bench.sees_as(1, &frame, trust);
+    };
+    assert_eq!(bench.versions(churn, 2000), 20);
+    bench.groups.age(bench.now);
+    assert_eq!(bench.groups.entries(bench.now), []);
+    assert_eq!(bench.versions(churn, 2000), 20);
+}
+
+#[test]
+fn a_port_over_its_own_limit_gets_no_more_and_the_others_lose_nothing() {
+    let bench = Bench::asked();
+    let trust = Trust { groups_max: 3, ..TRUST };
+    for group in 1..9 {
+        bench.sees_as(1, &join(&format!("239.3.0.{group}")), trust);
+    }
+    assert_eq!(bench.groups.entries(bench.now).len(), 3);
+    assert_eq!(bench.who("239.3.0.8"), Some(vec![]));
+    bench.sees_as(1, &join("239.3.0.2"), trust);
+    bench.sees(2, &join("239.3.0.8"));
+    assert_eq!((bench.who("239.3.0.2"), bench.who("239.3.0.8")), (Some(vec![1]), Some(vec![2])));
+}
+
+#[test]
+fn when_the_table_is_full_a_port_gets_everything_rather_than_nothing() {
+    let mut bench = Bench::asked();
+    for group in 0..GROUPS_MAX {
+        let port = 10 + (group / 500) as u16;
+        bench.sees(port, &join(&format!("239.4.{}.{}", group / 250, group % 250)));
+    }
+    assert_eq!(bench.groups.entries(bench.now).len(), GROUPS_MAX);
+    bench.sees(1, &join(GROUP));
+    assert_eq!((bench.who(GROUP), bench.who("239.9.9.9")), (Some(vec![1]), Some(vec![1])));
+    bench.sees(1, &join("239.4.0.1"));
+    assert_eq!(bench.who("239.4.0.1"), Some(vec![1, 10]), "a group that is there has room");
+    assert_eq!(bench.groups.entries(bench.now).len(), GROUPS_MAX);
+    assert_eq!(bench.reported_to(GROUP), Some(vec![5]), "it is no router");
+    let shards = bench.versions(|bench, _| assert_eq!(bench.sees(1, &join(GROUP)), Observed::Report), 50);
+    assert_eq!(shards, 0);
+    bench.pass(MEMBERSHIP_MS);
+    bench.sees(5, &query("0.0.0.0"));
+    bench.groups.age(bench.now);
+    bench.pass(10_000);
+    assert_eq!((bench.who(GROUP), bench.groups.entries(bench.now)), (Some(vec![]), vec![]));
+}
+
+#[test]
+fn a_report_longer_than_what_is_seen_gets_everything() {
+    let bench = Bench::asked();
+    let groups: Vec<String> = (0..60).map(|group| format!("239.5.0.{group}")).collect();
+    let records: Vec<_> = groups.iter().map(|group| (4, group.as_str(), 0)).collect();
+    bench.sees(1, &igmp_frame(HOST, "224.0.0.22", igmp3(&records)));
+    assert_eq!((bench.who("239.5.0.1"), bench.who("239.5.0.59")), (Some(vec![1]), Some(vec![1])));
+    assert_eq!(bench.reported_to(GROUP), Some(vec![5]));
+}
+
+#[test]
+fn one_report_makes_one_version() {
+    let mut bench = Bench::asked();
+    let groups: Vec<String> = (1..20).map(|group| format!("239.6.0.{group}")).collect();
+    let mut records: Vec<_> = groups.iter().map(|group| (4, group.as_str(), 0)).collect();
+    // Joined and left again in one breath.
+    records.push((3, "239.6.0.1", 0));
+    let frame = igmp_frame(HOST, "224.0.0.22", igmp3(&records));
+    assert_eq!(bench.versions(|bench, _| assert_eq!(bench.sees_as(1, &frame, FAST), Observed::Report), 5), 1);
+    assert_eq!(bench.groups.entries(bench.now).len(), 18);
+}
+
+#[test]
+fn a_query_makes_reports_hold_longer_never_shorter() {
+    let v3 = |interval, response| {
+        let mut message = igmp(0x11, response, "0.0.0.0");
+        message.extend([2, interval, 0, 0]);
+        igmp_frame(HOST, "224.0.0.1", message)
+    };
+    let held = |frames: &[Vec<u8>]| {
+        let bench = Bench::new();
+        frames.iter().for_each(|frame| assert_eq!(bench.sees(5, frame), Observed::Query));
+        bench.sees(1, &join(GROUP));
+        bench.groups.entries(bench.now)[0].expires_ms
+    };
+    // An interval of 384 s, twice, and 10 s to answer.
+    let seldom = v3(0x98, 100);
+    assert_eq!(held(&[v3(1, 1)]), MEMBERSHIP_MS);
+    assert_eq!(held(&[seldom.clone()]), 2 * 384_000 + 10_000);
+    assert_eq!(held(&[seldom, v3(1, 1)]), 2 * 384_000 + 10_000, "while the other is known");
+    assert_eq!(held(&[v3(0xff, 0xff)]), BELIEF_MAX_MS);
+}
+
+#[test]
+fn a_port_that_may_not_route_changes_nothing_by_asking() {
+    let mut bench = Bench::new();
+    let trust = Trust { may_route: false, ..TRUST };
+    assert_eq!(bench.sees_as(1, &query(HOST), trust), Observed::Query);
+    assert_eq!(bench.sees_as(1, &pim(), trust), Observed::Other);
+    bench.sees_as(1, &join(GROUP), trust);
+    bench.pass(10_000);
+    assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (None, None));
+    bench.sees(5, &query("0.0.0.0"));
+    bench.pass(10_000);
+    assert_eq!(bench.who(GROUP), Some(vec![1]), "but it listens");
+}
+
+#[test]
+fn a_forgotten_port_is_forgotten() {
+    let bench = Bench::asked();
+    for port in [1, 2] {
+        bench.sees(port, &join(GROUP));
+        bench.sees(port, &query(HOST));
+    }
+    bench.groups.forget_port(PortId(1));
+    assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (Some(vec![2]), Some(vec![2, 5])));
+    assert_eq!(*bench.groups.writer.lock().count(PortId(1)), 0);
+    bench.sees(1, &join(GROUP));
+    assert_eq!(bench.who(GROUP), Some(vec![1, 2]));
+}
+
+/// Joins race with the taking out of the same port's ended memberships: a join that returned holds.
+#[test]
+fn no_join_gets_lost_to_ageing() {
+    let groups = Groups::new(7);
+    let clock = AtomicU64::new(1_000_000);
+    let frame = join(GROUP);
+    let ethernet = head(&frame);
+    let rounds = if cfg!(miri) { 20 } else { 3000 };
+    std::thread::scope(|scope| {
+        let ager = scope.spawn(|| {
+            while clock.load(Acquire) != u64::MAX {
+                groups.age(Now::from_millis(clock.load(Acquire)));
+            }
+        });
+        let (groups, clock, frame) = (&groups, &clock, &frame);
+        let joiners = [1, 2].map(|port| {
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    // All that was known before is over at this moment.
+                    let now = clock.fetch_add(2 * MEMBERSHIP_MS, Release) + 2 * MEMBERSHIP_MS;
+                    groups.observe(PortId(port), None, &ethernet, frame, Now::from_millis(now), TRUST);
+                    let entries = groups.entries(Now::from_millis(now));
+                    let latest = clock.load(Acquire) == now;
+                    // Another joiner may have moved the clock on, and with it the end.
+                    assert!(!latest || entries.iter().any(|entry| entry.ports.contains(&PortId(port))));
+                }
+            })
+        });
+        joiners.into_iter().for_each(|joiner| joiner.join().unwrap());
+        clock.store(u64::MAX, Release);
+        ager.join().unwrap();
+    });
+    let count: usize =
+        groups.snapshot().entries(Now::from_millis(0)).iter().map(|entry| entry.ports.len()).sum();
+    let counted: u32 = groups.writer.lock().counts.iter().sum();
+    assert_eq!(count, counted as usize);
+}
+
+/// What the model keeps of one listener.
+#[derive(Clone, Debug)]
+struct Kept {
+    until: u64,
+    first: &'static str,
+    aliased: bool,
+}
+
+/// The rules written down slowly, for one VLAN and IPv4.
+#[derive(Default)]
+struct Model {
+    listeners: BTreeMap<(MacAddr, u16), Kept>,
+    routers: BTreeMap<u16, u64>,
+    queriers: BTreeMap<u16, u64>,
+    since: u64,
+    until: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u16, &'static str),
+    Leave(u16, &'static str, bool),
+    Query(u16, bool),
+    Pim(u16),
+    Forget(u16),
+    Pass(u64),
+    Age,
+}
+
+const POOL: [&str; 5] = [GROUP, ALIAS, "239.7.0.1", "239.7.0.2", "239.7.0.3"];
+const LIMIT: usize = 3;
+
+impl Model {
+    fn take(&mut self, step: &Step, now: u64) {
+        match *step {
+            Step::Join(port, group) => {
+                let has = self.listeners.keys().filter(|(_, other)| *other == port).count();
+                let fresh = Kept { until: 0, first: group, aliased: false };
+                let key = (mac(group), port);
+                if !self.listeners.contains_key(&key) && has >= LIMIT {
+                    return;
+                }
+                let kept = self.listeners.entry(key).or_insert(fresh);
+                kept.until = now + MEMBERSHIP_MS;
+                kept.aliased |= kept.first != group;
+            }
+            Step::Leave(port, group, fast) => {
+                if let Some(kept) = self.listeners.get_mut(&(mac(group), port))
+                    && kept.first == group
+                    && !kept.aliased
+                {
+                    kept.until = kept.until.min(now + if fast { 0 } else { LAST_MEMBER_MS });
+                }
+            }
+            Step::Query(port, has_address) => {
+                self.since = if self.until > now { self.since.min(now + 10_000) } else { now + 10_000 };
+                self.until = now + QUERIER_MS;
+                self.queriers.insert(port, now + QUERIER_MS);
+                if has_address {
+                    self.routers.insert(port, now + QUERIER_MS);
+                }
+            }
+            Step::Pim(port) => drop(self.routers.insert(port, now + QUERIER_MS)),
+            Step::Forget(port) => {
+                self.listeners.retain(|(_, other), _| *other != port);
+                self.routers.remove(&port);
+                self.queriers.remove(&port);
+            }
+            Step::Pass(_) => (),
+            Step::Age => self.listeners.retain(|_, kept| kept.until > now),
+        }
+    }
+
+    fn who(&self, group: &str, now: u64) -> Who {
+        if self.until <= now || self.since > now {
+            return None;
+        }
+        let listens = |port| self.listeners.get(&(mac(group), port)).is_some_and(|kept| kept.until > now);
+        let routes = |port| self.routers.get(&port).is_some_and(|until| *until > now);
+        Some(PORTS.filter(|port| listens(*port) || routes(*port)).collect())
+    }
+
+    fn reported_to(&self, now: u64) -> Who {
+        let is_ahead = |map: &BTreeMap<u16, u64>, port| map.get(&port).is_some_and(|until| *until > now);
+        let ports: Vec<u16> =
+            PORTS.filter(|port| is_ahead(&self.routers, *port) || is_ahead(&self.queriers, *port)).collect();
+        (!ports.is_empty()).then_some(ports)
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let port = PORTS;
+    let group = || prop::sample::select(&POOL[..]);
+    prop_oneof![
+        6 => (port.clone(), group()).prop_map(|(port, group)| Step::Join(port, group)),
+        4 => (port.clone(), group(), any::<bool>()).prop_map(|(port, group, fast)| Step::Leave(port, group, fast)),
+        2 => (port.clone(), any::<bool>()).prop_map(|(port, has_address)| Step::Query(port, has_address)),
+        1 => port.clone().prop_map(Step::Pim),
+        1 => port.prop_map(Step::Forget),
+        // Steps between which a deadline is either not moved at all or far enough.
+        4 => prop::sample::select(vec![1_500, 2_000, 10_000, 60_000, 130_000]).prop_map(Step::Pass),
+        2 => Just(Step::Age),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_table_does_what_the_model_does(steps in prop::collection::vec(step(), 1..120)) {
+        let (mut bench, mut model) = (Bench::new(), Model::default());
+        for step in &steps {
+            model.take(step, bench.now.as_millis());
+            let trust = |fast_leave| Trust { fast_leave, groups_max: LIMIT as u32, may_route: true };
+            match *step {
+                Step::Join(port, group) => drop(bench.sees_as(port, &join(group), trust(false))),
+                Step::Leave(port, group, fast) => drop(bench.sees_as(port, &leave(group), trust(fast))),
+                Step::Query(port, true) => drop(bench.sees(port, &query(HOST))),
+                Step::Query(port, false) => drop(bench.sees(port, &query("0.0.0.0"))),
+                Step::Pim(port) => drop(bench.sees(port, &pim())),
+                Step::Forget(port) => bench.groups.forget_port(PortId(port)),
+                Step::Pass(millis) => bench.pass(millis),
+                Step::Age => bench.groups.age(bench.now),
+            }
+            let now = bench.now.as_millis();
+            for group in POOL {
+                prop_assert_eq!(bench.who(group), model.who(group, now), "{} after {:?}", group, step);
+            }
+            prop_assert_eq!(bench.reported_to(GROUP), model.reported_to(now), "after {:?}", step);
+            let alive = model.listeners.values().filter(|kept| kept.until > now).count();
+            let listed: usize = bench.groups.entries(bench.now).iter().map(|entry| entry.ports.len()).sum();
+            prop_assert_eq!(listed, alive);
+        }
+    }
+}
