@@ -97,7 +97,7 @@ impl Model {
             };
             *vlan = found.ok_or(DropReason::Vlan)?.get();
         }
-        self.source((src, *vlan), in_port, &settings, link_local.is_some())?;
+        self.source((src, *vlan), in_port, &settings)?;
 
         let known = frame.dst.unicast().and_then(|dst| self.known.get(&(dst, *vlan))).copied();
         if let Some(known) = known.filter(|known| self.is_alive(known)) {
@@ -120,13 +120,7 @@ impl Model {
         Ok(Verdict::Flood)
     }
 
-    fn source(
-        &mut self,
-        key: Key,
-        in_port: u16,
-        settings: &PortSettings,
-        link_local: bool,
-    ) -> Result<(), DropReason> {
+    fn source(&mut self, key: Key, in_port: u16, settings: &PortSettings) -> Result<(), DropReason> {
         let known = self.known.get(&key).copied();
         let alive = known.is_some_and(|known| self.is_alive(&known));
         let is_here = known.is_some_and(|known| known.port == in_port);
@@ -134,7 +128,7 @@ impl Model {
             return Err(DropReason::SourceTaken);
         }
         if settings.locked && !(is_here && alive) {
-            return if link_local { Ok(()) } else { Err(DropReason::Locked) };
+            return Err(DropReason::Locked);
         }
         if !settings.learning || (!is_here && known.is_some_and(|known| known.kind == EntryKind::Sticky)) {
             return Ok(());

@@ -13,8 +13,8 @@
 //! 3. *VLAN.* The frame's tag, or else the port's native VLAN, must be one of the port's (`vlan`). A tag of the kind that
 //!    the switch does not read is payload.
 //! 4. *Source.* The port's allowed sources (`source-mac`, `source-address`); a static entry for it at another port
-//!    (`source-taken`); on a locked port, an entry that has not aged at this very port (`locked`). Link-local groups
-//!    that are forwarded are exempt from the lock, but teach a locked port nothing.
+//!    (`source-taken`); on a locked port, an entry that has not aged at this very port (`locked`). A link-local group
+//!    that is forwarded is no exception, nor is it in Linux.
 //! 5. *Learning*, where the port learns: a new or moved source counts to the port's limit (`mac-limit`). A locked port
 //!    only renews the entries that it has.
 //! 6. *Known station.* The frame goes to its port, if that is not the one it came from (`same-port`; but hairpin), is
@@ -174,7 +174,7 @@ impl<'b> View<'b> {
                 }
                 _ => match self.admit(&ingress, head, &mut Nobody) {
                     Ok(admitted) => {
-                        source = (!judges_bytes && !admitted.is_link_local).then_some((here, admitted));
+                        source = (!judges_bytes).then_some((here, admitted));
                         admitted
                     }
                     Err(decision) => {
@@ -343,8 +343,7 @@ impl<'b> View<'b> {
             }
             witness.note("allowed-sources", true, || "all addresses that it claims are allowed".into());
         }
-        let is_known_here =
-            self.accept(ingress, Station::new(src, vlan), is_link_local, witness).map_err(refused)?;
+        let is_known_here = self.accept(ingress, Station::new(src, vlan), witness).map_err(refused)?;
         Ok(Admitted { vlan, is_known_here, is_link_local })
     }
 
@@ -386,7 +385,6 @@ impl<'b> View<'b> {
         &self,
         ingress: &Ingress<'_>,
         source: Station,
-        is_link_local: bool,
         witness: &mut W,
     ) -> Result<bool, DropReason> {
         let learns = ingress.has(Flags::LEARNING) && self.ageing_ms != 0;
@@ -397,7 +395,8 @@ impl<'b> View<'b> {
         {
             let alive = hit.is_alive(ingress.now, self.ageing_ms);
             if locked && !alive {
-                return refuse_locked(is_link_local, witness, "its entry here has aged");
+                witness.note("locked", false, || "its entry here has aged".into());
+                return Err(DropReason::Locked);
             }
             if learns && W::ACTS {
                 hit.refresh(ingress.now, self.refresh_ms);
@@ -413,7 +412,8 @@ impl<'b> View<'b> {
             return Err(DropReason::SourceTaken);
         }
         if locked {
-            return refuse_locked(is_link_local, witness, "no entry says that it is at this port");
+            witness.note("locked", false, || "no entry says that it is at this port".into());
+            return Err(DropReason::Locked);
         }
         if kind == Some(EntryKind::Sticky) || !learns {
             witness.note("source", true, || match kind {
@@ -730,15 +730,6 @@ fn classify<W: Witness>(
         None => format!("its tag ({:?}) names no VLAN of the port", head.ethernet.tag.map(|tag| tag.vid())),
     });
     vlan.ok_or(DropReason::Vlan)
-}
-
-/// Rule 4 on a locked port, for a source without an entry there.
-#[inline]
-fn refuse_locked<W: Witness>(is_link_local: bool, witness: &mut W, why: &str) -> Result<bool, DropReason> {
-    witness.note("locked", is_link_local, || {
-        if is_link_local { format!("{why}, but link-local groups pass") } else { why.to_owned() }
-    });
-    if is_link_local { Ok(false) } else { Err(DropReason::Locked) }
 }
 
 fn describe(head: &Head<'_>) -> String {
