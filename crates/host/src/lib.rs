@@ -5,5 +5,10 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod eyes;
+pub mod inherited;
 pub mod plane;
+pub mod qmp;
 mod sys;
+pub mod trace;
+

@@ -2,12 +2,15 @@
 //!
 //! Commands are rare and may change several queues, so the session thread serves them, not a worker.
 
+use super::addresses::{self, Report, ReportSource};
 use super::port::{GuestPort, Live, call};
-use devices::net::control::{Change, ControlState};
+use super::session::Serving;
+use devices::net::control::{Change, ControlState, Modes};
 use guestmem::GuestMemory;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use switch::UnicastMac;
 use transport::vhost_user::Outcome;
 use virtqueue::{Burst, DeviceQueue, QueueSetup, RingState};
 
@@ -83,7 +86,7 @@ impl Control {
     }
 
     /// Carries out the commands that are waiting, and has the driver kick for the next one.
-    pub(super) fn serve(&mut self, guest: &GuestPort) {
+    pub(super) fn serve(&mut self, serving: &Serving, guest: &GuestPort) {
         if let Some(kick) = &self.kick {
             let _ = rustix::io::read(kick, &mut [0u8; 8]);
         }
@@ -102,19 +105,37 @@ impl Control {
                 break;
             }
             while let Some(chain) = burst.take() {
-                let (written, change) = state.handle_chain(&burst, &chain);
-                live.queue.complete(&burst, chain, written);
+                // The address is in force before the driver sees the answer: its next frame may carry it already.
+                let wanted = state.clone();
+                let mut admit = |mac| UnicastMac::new(mac).is_some_and(|mac| report(serving, &wanted, mac));
+                let (written, change) = state.handle_chain(&burst, &chain, &mut admit);
                 if let Some(change) = change {
-                    apply(guest, state, change);
+                    apply(serving, guest, state, change);
                 }
+                live.queue.complete(&burst, chain, written);
             }
             call(live.flush(&guest.control_stats));
         }
     }
 }
 
+/// Tells the switch which addresses the driver uses, `mac` as its own; false if it may not.
+fn report(serving: &Serving, state: &ControlState, mac: UnicastMac) -> bool {
+    let takes_all = state.modes().intersects(Modes::PROMISC | Modes::ALLMULTI);
+    let report = Report {
+        source: ReportSource::ControlQueue,
+        mac,
+        unicast: state.unicast().unwrap_or_default().iter().copied().filter_map(UnicastMac::new).collect(),
+        multicast: state.multicast().filter(|_| !takes_all).map(<[_]>::to_vec),
+        promiscuous: state.modes().contains(Modes::PROMISC),
+    };
+    let admitted = addresses::report(&serving.port, report, serving.origin.now()).is_ok();
+    serving.uplinks.changed();
+    admitted
+}
+
 /// Makes a command's effect on the data path.
-fn apply(guest: &GuestPort, state: &ControlState, change: Change) {
+fn apply(serving: &Serving, guest: &GuestPort, state: &ControlState, change: Change) {
     match change {
         Change::QueuePairs(pairs) => {
             guest.pairs_used.store(pairs, Relaxed);
@@ -127,7 +148,13 @@ fn apply(guest: &GuestPort, state: &ControlState, change: Change) {
                 }
             }
         }
-        Change::Filter | Change::Mac(_) => guest.filter.store(Some(Arc::new(state.clone()))),
+        Change::Filter => {
+            guest.filter.store(Some(Arc::new(state.clone())));
+            if let Some(mac) = UnicastMac::new(state.mac()) {
+                report(serving, state, mac);
+            }
+        }
+        Change::Mac(_) => guest.filter.store(Some(Arc::new(state.clone()))),
         Change::Announced => {}
     }
 }

@@ -7,7 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,12 @@ const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Our end of a port's socket path.
 pub(super) enum Endpoint {
     /// We listen; the file is ours and goes when this is dropped.
-    Server { listener: UnixListener, path: PathBuf },
+    Server {
+        listener: UnixListener,
+        path: PathBuf,
+        /// Device and inode of the file, if we made it.
+        made: Option<(u64, u64)>,
+    },
     /// The front-end listens.
     Client { path: PathBuf },
 }
@@ -46,7 +52,23 @@ impl Endpoint {
         let listener =
             UnixListener::bind(path).with_context(|| format!("binding the socket {}", path.display()))?;
         listener.set_nonblocking(true)?;
-        Ok(Self::Server { listener, path: path.into() })
+        let made = std::fs::symlink_metadata(path).ok().map(|made| (made.dev(), made.ino()));
+        Ok(Self::Server { listener, path: path.into(), made })
+    }
+
+    /// A socket that listens on `path` already, made by whoever started the program; its file is theirs.
+    pub(super) fn inherited(listener: OwnedFd, path: &Path) -> anyhow::Result<Self> {
+        let listener = UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self::Server { listener, path: path.into(), made: None })
+    }
+
+    /// Whether this is the endpoint of a path and role.
+    pub(super) fn is_for(&self, path: &Path, role: SocketRole) -> bool {
+        match self {
+            Self::Server { path: own, .. } => role == SocketRole::Server && own == path,
+            Self::Client { path: own } => role == SocketRole::Client && own == path,
+        }
     }
 
     /// Waits for the next front-end, however long it takes; `None`: the plane stops.
@@ -88,7 +110,9 @@ fn connect(path: &Path) -> Result<UnixStream, Errno> {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        if let Self::Server { path, .. } = self {
+        let Self::Server { path, made: Some(made), .. } = self else { return };
+        let found = std::fs::symlink_metadata(&*path).map(|found| (found.dev(), found.ino()));
+        if found.is_ok_and(|found| found == *made) {
             let _ = std::fs::remove_file(path);
         }
     }

@@ -1,51 +1,70 @@
-//! The data plane: switches, ports, workers and sessions, built from a configuration.
+//! The data plane: switches, ports, workers and sessions, built from a configuration and changed to another one while it
+//! runs.
 //!
 //! Threads: one for each worker (they move frames), one for each vhost-user port (it talks to the front-end and sleeps
-//! otherwise), one that ages the FDBs once a second. How they share ports: docs/adr/0003.
+//! otherwise), one for each QMP socket that is followed, one that looks after FDBs and interfaces once a second, one that keeps the filters
+//! of the host's interfaces. How they share ports: docs/adr/0003.
 
+mod addresses;
+mod change;
 mod control;
+mod deliver;
+mod fdb;
 mod forward;
 mod kicks;
+mod link;
 mod listen;
+mod monitor;
 mod notify;
 mod port;
 mod session;
 mod socket;
 mod stats;
-mod tap;
+mod uplinks;
 mod view;
 mod worker;
 
-use crate::config::resolved::{Attach, Config, PortConfig, Profile, WorkerMode};
-use anyhow::Context;
+use crate::api::Refusal;
+use crate::api::view::ChangeView;
+use crate::capture::Captures;
+use crate::config::resolved::{Config, WorkerMode};
 use arc_swap::ArcSwap;
-use devices::net::features::{GUEST_OFFLOADS, IMPLEMENTED};
-use devices::net::{Features, Offered};
 use notify::Wake;
 use parking_lot::Mutex;
-use port::{Attachment, GuestPort, Port, Source, SwitchPlane};
+use port::{Attachment, Port, SwitchPlane};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use switch::{Bridge, BridgeConfig, Now, PortFlags, PortId, UnicastMac};
-use tap::TapPort;
+use switch::Now;
+use uplinks::Uplinks;
 use worker::Worker;
 
 /// A running data plane. Stops when dropped.
 pub struct Plane {
     origin: Origin,
+    /// How threads are arranged; fixed at the start.
     mode: WorkerMode,
-    switches: Vec<Arc<SwitchPlane>>,
-    ports: Vec<Arc<Port>>,
-    workers: Vec<Arc<Worker>>,
+    cpus: Vec<usize>,
+    /// What runs now. Written by [`Plane::change_to`] alone.
+    config: ArcSwap<Config>,
+    switches: Arc<ArcSwap<Vec<Arc<SwitchPlane>>>>,
+    /// In the order of the configuration.
+    ports: ArcSwap<Vec<Arc<Port>>>,
+    workers: ArcSwap<Vec<Arc<Worker>>>,
+    /// Workers made so far, for their names.
+    workers_made: Mutex<usize>,
+    captures: Captures,
+    uplinks: Arc<Uplinks>,
+    /// One change at a time.
+    changing: Mutex<()>,
     stopping: Arc<Stopping>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Tells the plane's threads to end.
+/// Tells threads to end.
 struct Stopping {
     flag: AtomicBool,
     wake: Wake,
@@ -60,31 +79,38 @@ struct Origin {
     seed: u64,
 }
 
-/// Builds and starts everything that `config` names. Sockets are bound and taps opened before this returns.
+/// Builds and starts everything that `config` names. Sockets are bound and interfaces opened before this returns.
 ///
 /// # Errors
-/// A socket that cannot be bound, a tap that cannot be opened, a thread that cannot be made: with the port's name.
+/// A socket that cannot be bound, an interface that cannot be opened, a thread that cannot be made: with the port's name.
 pub fn start(config: &Config) -> anyhow::Result<Arc<Plane>> {
     raise_descriptor_limit();
     let origin = Origin { started: Instant::now(), seed: RandomState::new().hash_one(std::process::id()) };
-    let mut plane = Plane {
+    let nothing = Config { switches: Vec::new(), ports: Vec::new(), ..config.clone() };
+    let plane = Plane {
         origin,
         mode: config.workers.mode,
-        switches: config.switches.iter().map(|switch| switch_plane(switch, origin.seed)).collect(),
-        ports: Vec::new(),
-        workers: Vec::new(),
-        stopping: Arc::new(Stopping { flag: AtomicBool::new(false), wake: Wake::new()? }),
+        cpus: config.workers.cpus.clone(),
+        config: ArcSwap::from_pointee(nothing),
+        switches: Arc::default(),
+        ports: ArcSwap::default(),
+        workers: ArcSwap::default(),
+        workers_made: Mutex::new(0),
+        captures: Captures::default(),
+        uplinks: Arc::new(Uplinks::new()?),
+        changing: Mutex::new(()),
+        stopping: Arc::new(Stopping::new()?),
         threads: Mutex::new(Vec::new()),
     };
-    if let WorkerMode::Pool { threads } = config.workers.mode {
+    if let WorkerMode::Pool { threads } = plane.mode {
         for _ in 0..threads {
-            plane.add_worker(config, origin)?;
+            let (_, thread) = plane.add_worker()?;
+            plane.threads.lock().push(thread);
         }
     }
-    for port in &config.ports {
-        plane.add_port(config, port, origin).with_context(|| format!("port.{}", port.name))?;
-    }
-    plane.start_ageing(origin)?;
+    plane.start_ageing()?;
+    plane.start_uplinks()?;
+    plane.change_to(config.clone()).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     Ok(Arc::new(plane))
 }
 
@@ -97,154 +123,95 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn switch_plane(config: &crate::config::resolved::SwitchConfig, seed: u64) -> Arc<SwitchPlane> {
-    let mut bridge = BridgeConfig::new(seed);
-    bridge.ageing_ms = config.ageing.as_millis().min(u128::from(BridgeConfig::AGEING_MS_MAX)) as u32;
-    bridge.max_entries = config.entries_max as u32;
-    Arc::new(SwitchPlane {
-        name: config.name.clone(),
-        bridge: Bridge::new(bridge),
-        ports: ArcSwap::default(),
-    })
-}
-
-/// What a guest's NIC offers: everything implemented, less what the configuration leaves out.
-fn offered(port: &PortConfig) -> Offered {
-    let ring = Features::VERSION_1
-        | Features::INDIRECT_DESC
-        | Features::EVENT_IDX
-        | Features::RING_PACKED
-        | Features::IN_ORDER
-        | Features::RING_RESET
-        | Features::ANY_LAYOUT;
-    let mut features = IMPLEMENTED | ring;
-    if !port.offloads {
-        features -= GUEST_OFFLOADS | Features::CTRL_GUEST_OFFLOADS | Features::CSUM | Features::HOST_TSO4;
-        features -= Features::HOST_TSO6 | Features::HOST_ECN | Features::HOST_UFO | Features::HOST_USO;
-    }
-    if port.mac.is_none() {
-        features -= Features::MAC;
-    }
-    if port.mtu.is_none() {
-        features -= Features::MTU;
-    }
-    Offered::new(features)
-}
-
 impl Plane {
-    fn add_worker(&mut self, config: &Config, origin: Origin) -> anyhow::Result<Arc<Worker>> {
-        let index = self.workers.len();
-        let cpus = &config.workers.cpus;
-        let cpu = (!cpus.is_empty()).then(|| cpus[index % cpus.len()]);
-        let worker = Worker::new(format!("rw-worker-{index}"), cpu)?;
-        self.workers.push(Arc::clone(&worker));
-        let body = Arc::clone(&worker);
-        self.spawn(worker.name.clone(), move || body.run(origin))?;
-        Ok(worker)
+    /// Makes a worker and its thread.
+    fn add_worker(&self) -> anyhow::Result<(Arc<Worker>, JoinHandle<()>)> {
+        let mut made = self.workers_made.lock();
+        let cpu = (!self.cpus.is_empty()).then(|| self.cpus[*made % self.cpus.len()]);
+        let worker = Worker::new(format!("rw-worker-{made}"), cpu)?;
+        *made += 1;
+        let (body, origin) = (Arc::clone(&worker), self.origin);
+        let thread = spawn(worker.name.clone(), move || body.run(origin))?;
+        let mut workers = Vec::clone(&self.workers.load());
+        workers.push(Arc::clone(&worker));
+        self.workers.store(Arc::new(workers));
+        Ok((worker, thread))
     }
 
-    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-        let thread = std::thread::Builder::new().name(name).spawn(body)?;
+    /// The worker of the pool that has least to do.
+    fn least_loaded(&self) -> anyhow::Result<Arc<Worker>> {
+        let workers = self.workers.load();
+        let least = workers.iter().min_by_key(|worker| worker.source_count());
+        least.map(Arc::clone).ok_or_else(|| anyhow::anyhow!("there is no worker"))
+    }
+
+    fn start_ageing(&self) -> anyhow::Result<()> {
+        let (switches, stopping) = (Arc::clone(&self.switches), Arc::clone(&self.stopping));
+        let origin = self.origin;
+        let thread = spawn("rw-ageing".into(), move || {
+            while !stopping.sleep(Timespec { tv_sec: 1, tv_nsec: 0 }) {
+                let now = origin.now();
+                for switch in switches.load().iter() {
+                    switch.bridge.age(now);
+                    for port in switch.ports.load().iter().flatten() {
+                        if let Attachment::Link(link) = &port.attachment {
+                            link.tend();
+                        }
+                    }
+                }
+            }
+        })?;
         self.threads.lock().push(thread);
         Ok(())
     }
 
-    fn add_port(&mut self, config: &Config, port: &PortConfig, origin: Origin) -> anyhow::Result<()> {
-        let switch = self.switches.iter().find(|switch| switch.name == port.switch);
-        let switch = Arc::clone(switch.with_context(|| format!("there is no switch {}", port.switch))?);
-        let id =
-            PortId(u16::try_from(switch.ports.load().len()).context("more than 65536 ports on one switch")?);
-        let locked_to =
-            (port.profile == Profile::Guest).then_some(port.mac).flatten().and_then(UnicastMac::new);
-        let (attachment, listener) = match &port.attach {
-            Attach::VhostUser { socket, role, queue_pairs } => {
-                let endpoint = listen::Endpoint::open(socket, *role)?;
-                (Attachment::Guest(Box::new(GuestPort::new(*queue_pairs, offered(port))?)), Some(endpoint))
-            }
-            Attach::Tap { name, queues } => {
-                let tap = TapPort::open(name, *queues, port);
-                (Attachment::Tap(tap.with_context(|| format!("tap {name}"))?), None)
-            }
-        };
-        let port =
-            Arc::new(Port { id, config: port.clone(), switch: Arc::clone(&switch), locked_to, attachment });
-        switch.bridge.add_port(id)?;
-        if let Some(mac) = locked_to {
-            // The guest's own address is known: nothing to learn, and nothing unknown is for it.
-            switch.bridge.set_port_flags(id, PortFlags { learning: false, flood: false })?;
-            switch.bridge.add_static(mac, id, Now::from_millis(0))?;
-        }
-        let mut ports = Vec::clone(&switch.ports.load());
-        ports.push(Some(Arc::clone(&port)));
-        switch.ports.store(Arc::new(ports));
-        self.ports.push(Arc::clone(&port));
-        self.give_to_workers(config, &port, origin)?;
-        if let Some(endpoint) = listener {
-            let session =
-                session::Serving { port: Arc::clone(&port), stopping: Arc::clone(&self.stopping), origin };
-            self.spawn(format!("rw-{}", port.config.name), move || session.run(endpoint))?;
-        }
+    fn start_uplinks(&self) -> anyhow::Result<()> {
+        let (uplinks, switches) = (Arc::clone(&self.uplinks), Arc::clone(&self.switches));
+        let (stopping, origin) = (Arc::clone(&self.stopping), self.origin);
+        let thread = spawn("rw-uplinks".into(), move || uplinks.run(&switches, &stopping, origin))?;
+        self.threads.lock().push(thread);
         Ok(())
     }
 
-    /// Spreads a port's sources over the workers: its own worker, or the pool's in turn.
-    fn give_to_workers(&mut self, config: &Config, port: &Arc<Port>, origin: Origin) -> anyhow::Result<()> {
-        let own = match config.workers.mode {
-            WorkerMode::PerDevice => Some(self.add_worker(config, origin)?),
-            WorkerMode::Pool { .. } => None,
-        };
-        let count = match &port.attachment {
-            Attachment::Guest(guest) => guest.transmit.len(),
-            Attachment::Tap(tap) => tap.queues.len(),
-        };
-        for index in 0..count as u16 {
-            let worker = own.clone().unwrap_or_else(|| self.least_loaded());
-            let number = worker.attach(Source { port: Arc::clone(port), index });
-            match &port.attachment {
-                Attachment::Guest(guest) => {
-                    let owner = &guest.transmit[usize::from(index)].owner;
-                    owner.get_or_init(|| (Arc::clone(&worker.kicks), number));
-                }
-                Attachment::Tap(tap) => worker.kicks.watch(number, &tap.queues[usize::from(index)].file)?,
-            }
+    /// Goes over to another configuration, as a whole or not at all.
+    fn apply_config(&self, config: Config) -> Result<ChangeView, Refusal> {
+        if self.stopping.is_set() {
+            return Err(Refusal::Failed("ringway stops".into()));
         }
-        Ok(())
-    }
-
-    fn least_loaded(&self) -> Arc<Worker> {
-        let least = self.workers.iter().min_by_key(|worker| worker.source_count());
-        Arc::clone(least.expect("a pool has at least one worker"))
-    }
-
-    fn start_ageing(&self, origin: Origin) -> anyhow::Result<()> {
-        let (switches, stopping) = (self.switches.clone(), Arc::clone(&self.stopping));
-        self.spawn("rw-ageing".into(), move || {
-            while !stopping.sleep(Timespec { tv_sec: 1, tv_nsec: 0 }) {
-                let now = origin.now();
-                for switch in &switches {
-                    switch.bridge.age(now);
-                }
-            }
-        })
+        self.change_to(config)
     }
 
     /// Ends all threads, closes all sessions and removes the sockets that were bound. Does nothing the second time.
     pub fn stop(&self) {
-        self.stopping.flag.store(true, Relaxed);
-        self.stopping.wake.wake();
-        for worker in &self.workers {
+        self.stopping.set();
+        let _one = self.changing.lock();
+        let ports = self.ports.swap(Arc::default());
+        ports.iter().for_each(|port| port.stopping.set());
+        for worker in self.workers.load().iter() {
             worker.stop();
         }
-        for thread in self.threads.lock().drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the data plane had panicked");
-            }
+        for port in ports.iter() {
+            change::end_monitor(port.monitor.lock().take());
+            join(port.threads.lock().drain(..));
         }
-        for worker in &self.workers {
+        join(self.threads.lock().drain(..));
+        for worker in self.workers.load().iter() {
             worker.detach_all();
         }
-        for switch in &self.switches {
+        for switch in self.switches.load().iter() {
             switch.ports.store(Arc::default());
+        }
+    }
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(body)
+}
+
+fn join(threads: impl Iterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the data plane had panicked");
         }
     }
 }
@@ -268,6 +235,15 @@ impl Origin {
 }
 
 impl Stopping {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { flag: AtomicBool::new(false), wake: Wake::new()? })
+    }
+
+    fn set(&self) {
+        self.flag.store(true, Relaxed);
+        self.wake.wake();
+    }
+
     fn is_set(&self) -> bool {
         self.flag.load(Relaxed)
     }

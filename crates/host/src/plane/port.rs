@@ -5,21 +5,29 @@
 //! queue, so when it has the lock nobody is inside a ring and nobody holds a slice of the guest's memory.
 //! Order of locks: one transmit queue, then one receive queue at a time. See docs/adr/0003.
 
+use super::addresses::{Addresses, EntryKey};
 use super::kicks::Kicks;
-use super::notify;
+use super::link::LinkPort;
+use super::listen::Endpoint;
 use super::stats::{QueueStats, add};
-use super::tap::TapPort;
-use crate::config::resolved::PortConfig;
+use super::worker::Worker;
+use super::{Stopping, notify};
+use crate::api::view::UplinkView;
+use crate::capture::{CapturePoint, Direction, Sighting};
+use crate::config::resolved::{PortConfig, QmpConfig};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use devices::net::control::ControlState;
-use devices::net::{Acknowledged, Offered, ReceiveRules, TransmitRules};
+use devices::net::{Acknowledged, Frame, Offered, ReceiveRules, TransmitRules};
 use guestmem::GuestMemory;
 use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use switch::{Bridge, PortId, UnicastMac};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+use switch::{Bridge, DropReason, PortId};
 use virtqueue::{DeviceQueue, Endian};
 
 /// A switch and the ports on it.
@@ -28,16 +36,41 @@ pub(super) struct SwitchPlane {
     pub(super) bridge: Bridge,
     /// By port number; a hole where a port was removed.
     pub(super) ports: ArcSwap<Vec<Option<Arc<Port>>>>,
+    /// Entries that operators added while the program runs.
+    pub(super) operator_entries: Mutex<BTreeMap<EntryKey, PortId>>,
+    /// Numbers of ports that are gone, and when they went: a verdict of that moment may still name one.
+    pub(super) retired: Mutex<VecDeque<(Instant, PortId)>>,
 }
 
 /// One attachment point.
 pub(super) struct Port {
     pub(super) id: PortId,
-    pub(super) config: PortConfig,
+    pub(super) name: String,
+    pub(super) config: ArcSwap<PortConfig>,
     pub(super) switch: Arc<SwitchPlane>,
-    /// The address that frames of this port must come from; `None`: any.
-    pub(super) locked_to: Option<UnicastMac>,
     pub(super) attachment: Attachment,
+    /// Captures that frames of this port are offered to.
+    pub(super) capture: Arc<CapturePoint>,
+    /// The FDB entries that the port has by configuration or because its guest said so.
+    pub(super) addresses: Mutex<Addresses>,
+    /// What the filter of its interface does, for uplinks.
+    pub(super) uplink: Mutex<UplinkView>,
+    /// Where front-ends are met.
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// Ends the port's own threads.
+    pub(super) stopping: Arc<Stopping>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The monitor of its guest that is followed.
+    pub(super) monitor: Mutex<Option<Followed>>,
+    /// Who serves its sources, and under which numbers.
+    pub(super) served: Mutex<Vec<(Arc<Worker>, u32)>>,
+}
+
+/// A thread that follows a QMP socket.
+pub(super) struct Followed {
+    pub(super) qmp: QmpConfig,
+    pub(super) stopping: Arc<Stopping>,
+    pub(super) thread: JoinHandle<()>,
 }
 
 /// What a worker serves: one queue pair's transmit queue, or one queue of a tap.
@@ -50,7 +83,7 @@ pub(super) struct Source {
 /// What is on the other side of a port.
 pub(super) enum Attachment {
     Guest(Box<GuestPort>),
-    Tap(TapPort),
+    Link(Box<LinkPort>),
 }
 
 impl Port {
@@ -61,10 +94,42 @@ impl Port {
                 guest.transmit.iter().map(|queue| &queue.stats).collect(),
                 guest.receive.iter().map(|queue| &queue.stats).collect(),
             ),
-            Attachment::Tap(tap) => (
-                tap.queues.iter().map(|queue| &queue.from_kernel).collect(),
-                tap.queues.iter().map(|queue| &queue.to_kernel).collect(),
+            Attachment::Link(link) => (
+                link.queues.iter().map(|queue| &queue.from_kernel).collect(),
+                link.queues.iter().map(|queue| &queue.to_kernel).collect(),
             ),
+        }
+    }
+
+    /// Queues that workers serve.
+    pub(super) fn source_count(&self) -> usize {
+        match &self.attachment {
+            Attachment::Guest(guest) => guest.transmit.len(),
+            Attachment::Link(link) => link.queues.len(),
+        }
+    }
+
+    /// Offers frames that pass here to the captures.
+    #[cold]
+    pub(super) fn capture_burst(
+        &self,
+        frames: &[Frame<'_>],
+        direction: Direction,
+        reason: impl Fn(usize) -> Option<DropReason>,
+    ) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let at_ns = since.map_or(0, |since| since.as_nanos() as u64);
+        for (index, frame) in frames.iter().enumerate() {
+            let sighting = Sighting {
+                at_ns,
+                direction,
+                reason: reason(index).map(DropReason::name),
+                head: frame.head(),
+                frame_len: frame.len(),
+            };
+            self.capture.offer(&sighting, |out| {
+                frame.copy_to(out);
+            });
         }
     }
 }

@@ -9,7 +9,8 @@ use super::listen::Endpoint;
 use super::notify::accept_eventfd;
 use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
 use super::stats::QueueStats;
-use super::{Origin, Stopping, control, socket};
+use super::uplinks::Uplinks;
+use super::{Origin, Stopping, addresses, control, socket};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
 use devices::net::control::ControlState;
 use devices::net::{Acknowledged, FeatureFault, Features, rarp};
@@ -41,6 +42,7 @@ pub(super) struct Serving {
     pub(super) port: Arc<Port>,
     pub(super) stopping: Arc<Stopping>,
     pub(super) origin: Origin,
+    pub(super) uplinks: Arc<Uplinks>,
 }
 
 /// Why a connection ended.
@@ -60,9 +62,9 @@ enum End {
 
 impl Serving {
     /// The thread's body.
-    pub(super) fn run(self, endpoint: Endpoint) {
+    pub(super) fn run(self, endpoint: &Endpoint) {
         let Attachment::Guest(guest) = &self.port.attachment else { return };
-        let name = &self.port.config.name;
+        let name = &self.port.name;
         while let Some(stream) = endpoint.next(&self.stopping) {
             tracing::info!(port = name, "front-end connected");
             *guest.facts.lock() = Facts { connected: true, ..Facts::default() };
@@ -79,7 +81,7 @@ impl Serving {
                 }
             }
             drop(facts);
-            if matches!(endpoint, Endpoint::Client { .. }) {
+            if matches!(*endpoint, Endpoint::Client { .. }) {
                 self.stopping.sleep(PAUSE);
             }
         }
@@ -112,12 +114,13 @@ struct QueueEnd {
 impl<'s> Connection<'s> {
     fn new(serving: &'s Serving, guest: &'s GuestPort, stream: UnixStream) -> Self {
         let offered = guest.offered;
+        let port = serving.port.config.load();
         let config = NetConfig {
-            mac: serving.port.config.mac.unwrap_or_default(),
+            mac: port.mac.unwrap_or_default(),
             link_up: true,
             announce: false,
             queue_pairs_max: guest.transmit.len() as u16,
-            mtu: serving.port.config.mtu.unwrap_or(1500),
+            mtu: port.mtu.unwrap_or(1500),
             speed: SPEED_UNKNOWN,
             duplex: Duplex::Unknown,
         };
@@ -158,7 +161,7 @@ impl<'s> Connection<'s> {
                 Ok((len, fds)) => {
                     self.session.receive(&buffer[..len], fds)?;
                     self.carry_out()?;
-                    self.control.serve(self.guest);
+                    self.control.serve(self.serving, self.guest);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(End::Closed),
@@ -191,7 +194,7 @@ impl<'s> Connection<'s> {
             self.attend()?;
         }
         if control || self.control.is_polled() {
-            self.control.serve(self.guest);
+            self.control.serve(self.serving, self.guest);
         }
         Ok(())
     }
@@ -206,7 +209,7 @@ impl<'s> Connection<'s> {
             let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
             let text = format!("queue {index} retired: {fault}");
             if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
-                tracing::warn!(port = self.serving.port.config.name, "{text}");
+                tracing::warn!(port = self.serving.port.name, "{text}");
                 slot.lock().iter().for_each(Live::report_error);
             }
         }
@@ -262,7 +265,7 @@ impl<'s> Connection<'s> {
                 Outcome::Done
             }
             Event::Status(status) => {
-                tracing::debug!(port = self.serving.port.config.name, status, "device status");
+                tracing::debug!(port = self.serving.port.name, status, "device status");
                 Outcome::Done
             }
             Event::Mtu(mtu) => {
@@ -300,7 +303,7 @@ impl<'s> Connection<'s> {
             }
             Err(fault) => {
                 self.acknowledged = None;
-                tracing::warn!(port = self.serving.port.config.name, "SET_FEATURES: {fault}");
+                tracing::warn!(port = self.serving.port.name, "SET_FEATURES: {fault}");
                 self.guest.facts.lock().fault = Some(format!("SET_FEATURES: {fault}"));
                 Outcome::Failed
             }
@@ -328,7 +331,7 @@ impl<'s> Connection<'s> {
         let call = call.map(Arc::new);
         let live = Live { queue, memory, rules, enabled, call, error, polled: kick.is_none() };
         if index == self.guest.control_index() {
-            let mac = self.serving.port.config.mac.unwrap_or_default();
+            let mac = self.serving.port.config.load().mac.unwrap_or_default();
             let pairs = self.guest.transmit.len() as u16;
             // Until the driver says otherwise it uses one pair (virtio 1.3 §5.1.5).
             if acknowledged.has(Features::MQ) {
@@ -355,7 +358,7 @@ impl<'s> Connection<'s> {
     }
 
     fn refuse(&self, index: u16, why: &str) -> Outcome {
-        tracing::warn!(port = self.serving.port.config.name, index, "queue does not start: {why}");
+        tracing::warn!(port = self.serving.port.name, index, "queue does not start: {why}");
         self.guest.facts.lock().fault = Some(format!("queue {index} does not start: {why}"));
         Outcome::Failed
     }
@@ -374,6 +377,12 @@ impl<'s> Connection<'s> {
     fn stop(&mut self, index: u16) -> RingState {
         if index == self.guest.control_index() {
             self.guest.filter.store(None);
+            addresses::forget(
+                &self.serving.port,
+                addresses::ReportSource::ControlQueue,
+                self.serving.origin.now(),
+            );
+            self.serving.uplinks.changed();
             self.guest.pairs_used.store(u16::MAX, Relaxed);
             return self.control.stop();
         }
@@ -473,7 +482,7 @@ impl<'s> Connection<'s> {
         if let (Some((worker, number)), Some(kick)) = (self.guest.owner(index), &kick)
             && let Err(error) = worker.watch(*number, kick)
         {
-            tracing::warn!(port = self.serving.port.config.name, index, %error, "kicks are not watched");
+            tracing::warn!(port = self.serving.port.name, index, %error, "kicks are not watched");
         }
         self.queues[usize::from(index)].kick = kick;
         self.poke(index);

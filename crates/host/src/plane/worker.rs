@@ -72,6 +72,16 @@ impl Worker {
         number as u32
     }
 
+    /// Gives a source up. It may still be served once more by a round that began before.
+    pub(super) fn detach(&self, number: u32) {
+        let _guard = self.changes.lock();
+        let mut sources = Vec::clone(&self.sources.load());
+        if let Some(place) = sources.get_mut(number as usize) {
+            *place = None;
+        }
+        self.sources.store(Arc::new(sources));
+    }
+
     /// Gives every source up.
     pub(super) fn detach_all(&self) {
         let _guard = self.changes.lock();
@@ -183,7 +193,7 @@ impl Active {
             return Step::Busy;
         }
         match &source.port.attachment {
-            Attachment::Tap(_) => Step::Rest,
+            Attachment::Link(_) => Step::Rest,
             Attachment::Guest(guest) => {
                 let mut guard = guest.transmit[usize::from(source.index)].live.lock();
                 match guard.as_mut().filter(|live| live.queue.fault().is_none()) {

@@ -6,7 +6,7 @@
 //! **Order.** A change first programs what is new, then leaves promiscuous mode, then removes what is old; promiscuous
 //! mode is entered before anything is removed. So at no moment a frame is refused that both the old and the new
 //! filter take. Only the difference is programmed, at most [`ADDRESSES_MAX`] addresses are held, and the first refusal
-//! ends a change, so one change has bounded work.
+//! ends a change (after one more attempt, when what is old is out of the way), so one change has bounded work.
 //!
 //! **What cannot be trusted.** A driver without a unicast filter (tap, veth) makes its interface promiscuous with the
 //! first address; one that has run out of places may do so too. Both show in the interface's promiscuity, which is read
@@ -113,7 +113,7 @@ impl InterfaceFilter {
 }
 
 impl<K: Kernel> InterfaceFilter<K> {
-    fn with(name: &str, kernel: K) -> io::Result<Self> {
+    pub(super) fn with(name: &str, kernel: K) -> io::Result<Self> {
         let index = Some(kernel.read(name)?.index);
         Ok(Self {
             name: name.into(),
@@ -138,30 +138,34 @@ impl<K: Kernel> InterfaceFilter<K> {
         self.address = before.address;
         let unicast: BTreeSet<Address> =
             wanted.unicast.iter().copied().filter(|address| Some(*address) != before.address).collect();
+        let groups = wanted.multicast.as_ref();
         let refused = match &wanted.promiscuous {
             Some(reason) => Some(reason.clone()),
-            None => self.program(&unicast, wanted.multicast.as_ref(), &before).err(),
+            None => self.program(&unicast, groups, &before).err(),
         };
-        match refused {
-            Some(reason) => {
-                if let Err(error) = self.set_promiscuous(true) {
-                    // Nothing is removed then: what was programmed is all that comes.
-                    let reason = format!("{reason}; but {} cannot be promiscuous: {error}", self.name);
-                    return self.report(false, reason);
-                }
-                self.remove(&unicast, wanted.multicast.as_ref());
-                self.refused = reason;
-                self.observe()
+        if let Some(reason) = refused {
+            if let Err(error) = self.set_promiscuous(true) {
+                // Nothing is removed then: what was programmed is all that comes.
+                let reason = format!("{reason}; but {} cannot be promiscuous: {error}", self.name);
+                return self.report(false, reason);
             }
-            None => {
-                let left = self.set_promiscuous(false);
-                self.remove(&unicast, wanted.multicast.as_ref());
-                match left {
-                    Ok(()) => self.observe(),
-                    Err(error) => {
-                        self.report(false, format!("{} does not leave promiscuous mode: {error}", self.name))
-                    }
-                }
+            let removed = self.remove(&unicast, groups);
+            self.refused = reason;
+            if wanted.promiscuous.is_some() || !removed {
+                return self.observe();
+            }
+            // What is old may have stood in the way of what is new.
+            if let Err(reason) = self.program(&unicast, groups, &before) {
+                self.refused = reason;
+                return self.observe();
+            }
+        }
+        let left = self.set_promiscuous(false);
+        self.remove(&unicast, groups);
+        match left {
+            Ok(()) => self.observe(),
+            Err(error) => {
+                self.report(false, format!("{} does not leave promiscuous mode: {error}", self.name))
             }
         }
     }
@@ -259,8 +263,9 @@ impl<K: Kernel> InterfaceFilter<K> {
         Ok(())
     }
 
-    /// Removes what is not wanted.
-    fn remove(&mut self, unicast: &BTreeSet<Address>, multicast: Option<&BTreeSet<Address>>) {
+    /// Removes what is not wanted; whether there was any.
+    fn remove(&mut self, unicast: &BTreeSet<Address>, multicast: Option<&BTreeSet<Address>>) -> bool {
+        let before = self.unicast.len() + self.multicast.len();
         for address in self.unicast.clone().difference(unicast) {
             if self.change(false, Membership::Unicast(*address)).is_ok() {
                 self.unicast.remove(address);
@@ -276,6 +281,7 @@ impl<K: Kernel> InterfaceFilter<K> {
         if multicast.is_some() && self.all_groups && self.change(false, Membership::AllGroups).is_ok() {
             self.all_groups = false;
         }
+        self.unicast.len() + self.multicast.len() < before
     }
 
     fn set_all_groups(&mut self, on: bool) -> Result<(), String> {

@@ -1,0 +1,504 @@
+//! Going from one configuration to another while frames flow.
+//!
+//! What did not change is not touched. A port whose settings alone changed gets them while its traffic goes on; one whose
+//! attachment changed is replaced. Everything new is built before anything old goes, but for interfaces that can be
+//! open only once. If a step fails, what was done is undone, and the old configuration stays.
+
+use super::addresses::{self, Addresses};
+use super::link::LinkPort;
+use super::listen::Endpoint;
+use super::monitor::Monitor;
+use super::port::{Attachment, Followed, GuestPort, Port, Source, SwitchPlane};
+use super::{Plane, Stopping, join, session, spawn};
+use crate::api::Refusal;
+use crate::api::view::ChangeView;
+use crate::config::diff::{PortChange, SwitchChange};
+use crate::config::resolved::{Attach, Config, PortConfig, SwitchConfig, WorkerMode};
+use crate::inherited;
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use devices::net::features::{GUEST_OFFLOADS, IMPLEMENTED};
+use devices::net::{Features, Offered};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use switch::{Bridge, BridgeConfig, PortId};
+
+/// How long the number of a port that is gone is not given to another one.
+const QUARANTINE: Duration = Duration::from_secs(1);
+/// How long a change waits until workers let go of an interface.
+const RELEASE_WAIT: Duration = Duration::from_millis(500);
+
+/// What a change is made of, by port and switch.
+#[derive(Default)]
+struct Plan {
+    /// Switches by name, as they will be.
+    switches: HashMap<String, Arc<SwitchPlane>>,
+    /// Ports that go; a replaced one is also in `come`.
+    go: Vec<Arc<Port>>,
+    come: Vec<PortConfig>,
+    /// Ports that stay, with their new settings.
+    stay: Vec<(Arc<Port>, PortConfig)>,
+    view: ChangeView,
+}
+
+impl Plane {
+    /// Goes over to `new`.
+    pub(super) fn change_to(&self, new: Config) -> Result<ChangeView, Refusal> {
+        let _one = self.changing.lock();
+        let old = self.config.load_full();
+        let plan = self.plan(&old, &new);
+        let view = plan.view.clone();
+        let mut done = Done::default();
+        if let Err(error) = self.carry_out(plan, &new, &mut done) {
+            self.undo(done, &old);
+            return Err(Refusal::Failed(format!("{error:#}")));
+        }
+        self.finish(&new);
+        Ok(view)
+    }
+
+    /// What is to be done.
+    fn plan(&self, old: &Config, new: &Config) -> Plan {
+        let mut plan = Plan::default();
+        let view = &mut plan.view;
+        view.needs_restart = old.diff(new).restart;
+        let named = |section: &str, name: &str| format!("{section}.{name}");
+        let running: HashMap<String, Arc<SwitchPlane>> =
+            self.switches.load().iter().map(|switch| (switch.name.clone(), Arc::clone(switch))).collect();
+        for switch in &new.switches {
+            let before = old.switches.iter().find(|before| before.name == switch.name);
+            let kept = running.get(&switch.name).filter(|_| {
+                before.is_some_and(|before| SwitchChange::of(before, switch) == SwitchChange::Live)
+            });
+            let plane = kept.map_or_else(|| self.switch_plane(switch), Arc::clone);
+            let name = named("switch", &switch.name);
+            match (before, kept) {
+                (None, _) => view.added.push(name),
+                (Some(before), Some(_)) if before == switch => view.untouched += 1,
+                (Some(_), Some(_)) => view.changed.push(name),
+                (Some(_), None) => view.replaced.push(name),
+            }
+            plan.switches.insert(switch.name.clone(), plane);
+        }
+        let gone = old.switches.iter().filter(|switch| !plan.switches.contains_key(&switch.name));
+        view.removed.extend(gone.map(|switch| named("switch", &switch.name)));
+
+        let ports = self.ports.load();
+        let running: HashMap<&str, &Arc<Port>> =
+            ports.iter().map(|port| (port.name.as_str(), port)).collect();
+        for config in &new.ports {
+            let name = named("port", &config.name);
+            let Some(port) = running.get(config.name.as_str()) else {
+                view.added.push(name);
+                plan.come.push(config.clone());
+                continue;
+            };
+            let before = port.config.load();
+            let same_switch =
+                plan.switches.get(&config.switch).is_some_and(|switch| Arc::ptr_eq(switch, &port.switch));
+            if **before == *config && same_switch {
+                view.untouched += 1;
+            } else if same_switch && PortChange::of(&before, config) == PortChange::Live {
+                view.changed.push(name);
+                plan.stay.push((Arc::clone(port), config.clone()));
+            } else {
+                view.replaced.push(name);
+                plan.go.push(Arc::clone(port));
+                plan.come.push(config.clone());
+            }
+        }
+        for port in ports.iter().filter(|port| !new.ports.iter().any(|config| config.name == port.name)) {
+            view.removed.push(named("port", &port.name));
+            plan.go.push(Arc::clone(port));
+        }
+        plan
+    }
+
+    /// Does it. What was done is in `done`, for [`Self::undo`].
+    fn carry_out(&self, plan: Plan, new: &Config, done: &mut Done) -> anyhow::Result<()> {
+        let Plan { switches, go, come, stay, .. } = plan;
+        let switch_of = |config: &PortConfig| {
+            let switch = switches.get(&config.switch);
+            switch.with_context(|| format!("port.{}: there is no switch {}", config.name, config.switch))
+        };
+        // Everything that can be had while the old ports are there.
+        let (early, late): (Vec<_>, Vec<_>) = come.into_iter().partition(|config| {
+            !go.iter().any(|port| {
+                config
+                    .attach
+                    .interface()
+                    .is_some_and(|name| port.config.load().attach.interface() == Some(name))
+            })
+        });
+        let (mut built, mut promised) = (Vec::new(), Promised::new());
+        for config in early {
+            built.push(self.build(&config, switch_of(&config)?, &go, &mut promised)?);
+        }
+        self.switches.store(Arc::new(in_order(new, &switches)));
+        done.went = go.iter().map(|port| Port::clone_config(port)).collect();
+        for port in &go {
+            self.take_out(port);
+        }
+        // An old address goes before another port takes it, so ports that stay change before new ones come.
+        for (port, config) in stay {
+            let before = port.config.swap(Arc::new(config));
+            done.changed.push((Arc::clone(&port), before));
+            self.update(&port).with_context(|| format!("port.{}", port.name))?;
+        }
+        let endpoints: Vec<Arc<Endpoint>> = go.iter().filter_map(|port| port.endpoint.clone()).collect();
+        drop(go);
+        for config in late {
+            let port = self.build_late(&config, switch_of(&config)?, &mut promised)?;
+            built.push(port);
+        }
+        for port in built {
+            done.came.push(Arc::clone(&port));
+            self.put_in(&port).with_context(|| format!("port.{}", port.name))?;
+        }
+        drop(endpoints);
+        for switch in &new.switches {
+            let ageing_ms = ageing_ms(switch);
+            if let Some(plane) = switches.get(&switch.name) {
+                plane.bridge.set_ageing(ageing_ms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the old configuration back, as far as that goes.
+    fn undo(&self, done: Done, old: &Config) {
+        for port in done.came {
+            self.take_out(&port);
+        }
+        for (port, before) in done.changed {
+            port.config.store(before);
+            if let Err(error) = self.update(&port) {
+                tracing::error!(port = port.name, "its old settings cannot be put back: {error:#}");
+            }
+        }
+        let switches: HashMap<_, _> = self
+            .switches
+            .load()
+            .iter()
+            .chain(&done.went.iter().map(|(_, switch)| Arc::clone(switch)).collect::<Vec<_>>())
+            .map(|switch| (switch.name.clone(), Arc::clone(switch)))
+            .collect();
+        for (config, switch) in done.went {
+            let port = self.build_late(&config, &switch, &mut Promised::new());
+            if let Err(error) = port.and_then(|port| self.put_in(&port)) {
+                tracing::error!(port = config.name, "it cannot be put back: {error:#}");
+            }
+        }
+        self.switches.store(Arc::new(in_order(old, &switches)));
+        self.sort_ports(old);
+        self.uplinks.changed();
+    }
+
+    fn finish(&self, new: &Config) {
+        self.sort_ports(new);
+        self.config.store(Arc::new(new.clone()));
+        self.uplinks.changed();
+    }
+
+    /// Ports are shown in the order of the configuration.
+    fn sort_ports(&self, config: &Config) {
+        let mut ports = Vec::clone(&self.ports.load());
+        let place = |port: &Arc<Port>| config.ports.iter().position(|config| config.name == port.name);
+        ports.sort_by_cached_key(place);
+        self.ports.store(Arc::new(ports));
+    }
+
+    fn switch_plane(&self, config: &SwitchConfig) -> Arc<SwitchPlane> {
+        let mut bridge = BridgeConfig::new(self.origin.seed);
+        bridge.ageing_ms = ageing_ms(config);
+        bridge.max_entries = config.entries_max as u32;
+        bridge.tagging = config.tagging;
+        bridge.snooping = config.snooping;
+        Arc::new(SwitchPlane {
+            name: config.name.clone(),
+            bridge: Bridge::new(bridge),
+            ports: ArcSwap::default(),
+            operator_entries: Mutex::default(),
+            retired: Mutex::new(VecDeque::new()),
+        })
+    }
+
+    /// Opens what a port needs. It is not on its switch yet. `going` lends its sockets.
+    fn build(
+        &self,
+        config: &PortConfig,
+        switch: &Arc<SwitchPlane>,
+        going: &[Arc<Port>],
+        promised: &mut Promised,
+    ) -> anyhow::Result<Arc<Port>> {
+        self.open(config, switch, going, promised).with_context(|| format!("port.{}", config.name))
+    }
+
+    /// As [`Self::build`], for an interface that a port had which has just gone: a worker may hold it for a moment.
+    fn build_late(
+        &self,
+        config: &PortConfig,
+        switch: &Arc<SwitchPlane>,
+        promised: &mut Promised,
+    ) -> anyhow::Result<Arc<Port>> {
+        let began = Instant::now();
+        loop {
+            match self.build(config, switch, &[], promised) {
+                Err(_) if began.elapsed() < RELEASE_WAIT => std::thread::sleep(Duration::from_millis(5)),
+                result => return result,
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        config: &PortConfig,
+        switch: &Arc<SwitchPlane>,
+        going: &[Arc<Port>],
+        promised: &mut Promised,
+    ) -> anyhow::Result<Arc<Port>> {
+        let (attachment, endpoint) = match &config.attach {
+            Attach::VhostUser { socket, role, queue_pairs } => {
+                let lent = going
+                    .iter()
+                    .filter_map(|port| port.endpoint.as_ref())
+                    .find(|endpoint| endpoint.is_for(socket, *role));
+                let endpoint = match (lent, inherited::take(&format!("port.{}", config.name))) {
+                    (Some(lent), _) => Arc::clone(lent),
+                    (None, Some(listener)) => Arc::new(Endpoint::inherited(listener, socket)?),
+                    (None, None) => Arc::new(Endpoint::open(socket, *role)?),
+                };
+                let guest = GuestPort::new(*queue_pairs, offered(config))?;
+                (Attachment::Guest(Box::new(guest)), Some(endpoint))
+            }
+            attach => {
+                let what = || format!("{} {}", attach.kind(), attach.interface().unwrap_or_default());
+                (Attachment::Link(Box::new(LinkPort::open(attach, config).with_context(what)?)), None)
+            }
+        };
+        let id = switch.free_id(promised).context("more than 65536 ports on one switch")?;
+        Ok(Arc::new(Port {
+            id,
+            name: config.name.clone(),
+            config: ArcSwap::from_pointee(config.clone()),
+            switch: Arc::clone(switch),
+            attachment,
+            capture: self.captures.point(&config.name, &description(&config.attach)),
+            addresses: Mutex::new(Addresses::default()),
+            uplink: Mutex::default(),
+            endpoint,
+            stopping: Arc::new(Stopping::new()?),
+            threads: Mutex::default(),
+            monitor: Mutex::default(),
+            served: Mutex::default(),
+        }))
+    }
+
+    /// Puts a port on its switch and starts serving it.
+    fn put_in(&self, port: &Arc<Port>) -> anyhow::Result<()> {
+        let switch = &port.switch;
+        switch.bridge.add_port(port.id, port.config.load().settings.clone())?;
+        addresses::configure(port, self.origin.now()).map_err(|why| anyhow::anyhow!(why))?;
+        let mut table = Vec::clone(&switch.ports.load());
+        if table.len() <= port.id.as_usize() {
+            table.resize(port.id.as_usize() + 1, None);
+        }
+        table[port.id.as_usize()] = Some(Arc::clone(port));
+        switch.ports.store(Arc::new(table));
+        let mut ports = Vec::clone(&self.ports.load());
+        ports.push(Arc::clone(port));
+        self.ports.store(Arc::new(ports));
+        self.give_to_workers(port)?;
+        if let Some(endpoint) = &port.endpoint {
+            let serving = session::Serving {
+                port: Arc::clone(port),
+                stopping: Arc::clone(&port.stopping),
+                origin: self.origin,
+                uplinks: Arc::clone(&self.uplinks),
+            };
+            let endpoint = Arc::clone(endpoint);
+            let thread = spawn(format!("rw-{}", port.name), move || serving.run(&endpoint))?;
+            port.threads.lock().push(thread);
+        }
+        self.follow_monitor(port)
+    }
+
+    /// Follows the monitor that the port's configuration names, and no other one.
+    fn follow_monitor(&self, port: &Arc<Port>) -> anyhow::Result<()> {
+        let wanted = port.config.load().qmp.clone();
+        let mut followed = port.monitor.lock();
+        if followed.as_ref().map(|followed| &followed.qmp) == wanted.as_ref() {
+            return Ok(());
+        }
+        end_monitor(followed.take());
+        let Some(qmp) = wanted else { return Ok(()) };
+        let stopping = Arc::new(Stopping::new()?);
+        let monitor = Monitor {
+            port: Arc::clone(port),
+            qmp: qmp.clone(),
+            stopping: Arc::clone(&stopping),
+            origin: self.origin,
+            uplinks: Arc::clone(&self.uplinks),
+        };
+        let thread = spawn(format!("rw-qmp-{}", port.name), move || monitor.run())?;
+        *followed = Some(Followed { qmp, stopping, thread });
+        Ok(())
+    }
+
+    /// Gives a port that stays its new settings, which are in its `config` already.
+    fn update(&self, port: &Arc<Port>) -> anyhow::Result<()> {
+        port.switch.bridge.set_port(port.id, port.config.load().settings.clone())?;
+        addresses::configure(port, self.origin.now()).map_err(|why| anyhow::anyhow!(why))?;
+        self.follow_monitor(port)
+    }
+
+    /// Takes a port off its switch and ends its threads. Does nothing to one that is not there.
+    fn take_out(&self, port: &Arc<Port>) {
+        let switch = &port.switch;
+        let mut table = Vec::clone(&switch.ports.load());
+        if let Some(place) = table.get_mut(port.id.as_usize())
+            && place.as_ref().is_some_and(|found| Arc::ptr_eq(found, port))
+        {
+            *place = None;
+            switch.ports.store(Arc::new(table));
+            switch.retired.lock().push_back((Instant::now(), port.id));
+        }
+        let _ = switch.bridge.remove_port(port.id);
+        switch.operator_entries.lock().retain(|_, holder| *holder != port.id);
+        let ports = self.ports.load().iter().filter(|other| !Arc::ptr_eq(other, port)).cloned().collect();
+        self.ports.store(Arc::new(ports));
+        port.stopping.set();
+        end_monitor(port.monitor.lock().take());
+        let own = self.mode == WorkerMode::PerDevice;
+        for (worker, number) in port.served.lock().drain(..) {
+            if let Attachment::Link(link) = &port.attachment {
+                link.queues.iter().for_each(|queue| worker.kicks.unwatch(queue.fd()));
+            }
+            worker.detach(number);
+            if own {
+                worker.stop();
+                let rest = self
+                    .workers
+                    .load()
+                    .iter()
+                    .filter(|other| !Arc::ptr_eq(other, &worker))
+                    .cloned()
+                    .collect();
+                self.workers.store(Arc::new(rest));
+            }
+        }
+        let threads: Vec<_> = port.threads.lock().drain(..).collect();
+        join(threads.into_iter());
+    }
+
+    /// Spreads a port's sources over the workers: its own worker, or the pool's in turn.
+    fn give_to_workers(&self, port: &Arc<Port>) -> anyhow::Result<()> {
+        let own = match self.mode {
+            WorkerMode::PerDevice => {
+                let (worker, thread) = self.add_worker()?;
+                port.threads.lock().push(thread);
+                Some(worker)
+            }
+            WorkerMode::Pool { .. } => None,
+        };
+        for index in 0..port.source_count() as u16 {
+            let worker = match &own {
+                Some(worker) => Arc::clone(worker),
+                None => self.least_loaded()?,
+            };
+            let number = worker.attach(Source { port: Arc::clone(port), index });
+            port.served.lock().push((Arc::clone(&worker), number));
+            match &port.attachment {
+                Attachment::Guest(guest) => {
+                    let owner = &guest.transmit[usize::from(index)].owner;
+                    owner.get_or_init(|| (Arc::clone(&worker.kicks), number));
+                }
+                Attachment::Link(link) => worker.kicks.watch(number, link.queues[usize::from(index)].fd())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ends the thread that follows a monitor.
+pub(super) fn end_monitor(followed: Option<Followed>) {
+    if let Some(followed) = followed {
+        followed.stopping.set();
+        join(std::iter::once(followed.thread));
+    }
+}
+
+/// Numbers given to ports, by switch, that are not on it yet.
+type Promised = HashSet<(String, PortId)>;
+
+/// What a change has done so far.
+#[derive(Default)]
+struct Done {
+    came: Vec<Arc<Port>>,
+    changed: Vec<(Arc<Port>, Arc<PortConfig>)>,
+    went: Vec<(PortConfig, Arc<SwitchPlane>)>,
+}
+
+impl Port {
+    fn clone_config(&self) -> (PortConfig, Arc<SwitchPlane>) {
+        (PortConfig::clone(&self.config.load()), Arc::clone(&self.switch))
+    }
+}
+
+impl SwitchPlane {
+    /// A number that no port has, and none had a moment ago.
+    fn free_id(&self, promised: &mut Promised) -> Option<PortId> {
+        let mut retired = self.retired.lock();
+        while retired.front().is_some_and(|(since, _)| since.elapsed() > QUARANTINE) {
+            retired.pop_front();
+        }
+        let table = self.ports.load();
+        let is_free = |id: &PortId| {
+            table.get(id.as_usize()).is_none_or(Option::is_none)
+                && !retired.iter().any(|(_, retired)| retired == id)
+                && !promised.contains(&(self.name.clone(), *id))
+        };
+        let id = (0..=u16::MAX).map(PortId).find(is_free)?;
+        promised.insert((self.name.clone(), id));
+        Some(id)
+    }
+}
+
+/// What a port is, for who reads a capture.
+fn description(attach: &Attach) -> String {
+    let socket = attach.socket().map(|path| path.display().to_string());
+    format!("{} {}", attach.kind(), socket.as_deref().or(attach.interface()).unwrap_or_default())
+}
+
+fn ageing_ms(config: &SwitchConfig) -> u32 {
+    config.ageing.as_millis().min(u128::from(BridgeConfig::AGEING_MS_MAX)) as u32
+}
+
+fn in_order(config: &Config, switches: &HashMap<String, Arc<SwitchPlane>>) -> Vec<Arc<SwitchPlane>> {
+    config.switches.iter().filter_map(|switch| switches.get(&switch.name)).cloned().collect()
+}
+
+/// What a guest's NIC offers: everything implemented, less what the configuration leaves out.
+fn offered(port: &PortConfig) -> Offered {
+    let ring = Features::VERSION_1
+        | Features::INDIRECT_DESC
+        | Features::EVENT_IDX
+        | Features::RING_PACKED
+        | Features::IN_ORDER
+        | Features::RING_RESET
+        | Features::ANY_LAYOUT;
+    let mut features = IMPLEMENTED | ring;
+    if !port.offloads {
+        features -= GUEST_OFFLOADS | Features::CTRL_GUEST_OFFLOADS | Features::CSUM | Features::HOST_TSO4;
+        features -= Features::HOST_TSO6 | Features::HOST_ECN | Features::HOST_UFO | Features::HOST_USO;
+    }
+    if port.mac.is_none() {
+        features -= Features::MAC;
+    }
+    if port.mtu.is_none() {
+        features -= Features::MTU;
+    }
+    Offered::new(features)
+}

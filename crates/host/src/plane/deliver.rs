@@ -1,0 +1,362 @@
+//! From opened frames to their receivers: decide for the burst, group by destination, deliver each group at once.
+//!
+//! Order: a group keeps the order of the burst, a destination has one group a burst, and a flow keeps to one receive queue,
+//! so frames of one queue never overtake each other.
+
+use super::Origin;
+use super::link::LinkPort;
+use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, call};
+use super::stats::QueueStats;
+use crate::capture::Direction;
+use arrayvec::ArrayVec;
+use devices::net::receive::deliver_burst;
+use devices::net::{Delivered, Frame, HeadBuffer, Offload, Software, TagEdit};
+use std::sync::atomic::Ordering::Relaxed;
+use switch::{
+    ANSWER_MAX, Decision, DropReason, EthernetHead, Form, Head, Now, PortId, Reach, Tagging, Verdict, View,
+    Vlan, flow_hash,
+};
+use virtqueue::Burst;
+
+/// Frames handled together. A set of them is a `u32`.
+pub(super) const BURST: usize = 32;
+
+/// Frames of a burst, as a set: bit i stands for frame i.
+type Set = u32;
+
+/// What one thread needs to deliver: memory that is used again for every burst.
+pub(super) struct Deliverer {
+    seed: u64,
+    heads: Vec<Head<'static>>,
+    decisions: [Decision; BURST],
+    buffers: Burst<'static>,
+    /// A group that is not the whole burst.
+    group: Vec<Frame<'static>>,
+    /// Frames as they leave where the tag is another than the sender's, and their heads.
+    retagged: Vec<Frame<'static>>,
+    retagged_heads: Vec<HeadBuffer>,
+    software: Software,
+}
+
+/// A burst and what was decided for it.
+#[derive(Clone, Copy)]
+struct Decided<'b> {
+    frames: &'b [Frame<'b>],
+    heads: &'b [Head<'b>],
+    decisions: &'b [Decision],
+    view: &'b View<'b>,
+    /// Whose tags the switch changes, if it does.
+    tagging: Option<Tagging>,
+    /// Counters of the queue that the burst came from.
+    sender: &'b QueueStats,
+}
+
+impl Deliverer {
+    pub(super) fn new(origin: Origin) -> Self {
+        Self {
+            seed: origin.seed,
+            heads: Vec::with_capacity(BURST),
+            decisions: [Decision::drop(DropReason::NoReceiver); BURST],
+            buffers: Burst::new(),
+            group: Vec::with_capacity(BURST),
+            retagged: Vec::with_capacity(BURST),
+            retagged_heads: Vec::new(),
+            software: Software::new(),
+        }
+    }
+
+    /// Asks the bridge for the burst's verdicts and delivers each destination's frames together. `steering` names the
+    /// queue pair that the burst was sent on, where receive follows transmit.
+    pub(super) fn switch(
+        &mut self,
+        port: &Port,
+        stats: &QueueStats,
+        frames: &[Frame<'_>],
+        now: Now,
+        steering: Option<(&GuestPort, u16)>,
+    ) {
+        let mut heads = recycle_heads(std::mem::take(&mut self.heads));
+        let mut bytes = 0;
+        for frame in frames {
+            // `open` has refused runts, so the head always parses.
+            let Ok(head) = Head::parse(frame.head()) else { continue };
+            heads.push(head);
+            bytes += u64::from(frame.len());
+            if let Some((guest, pair)) = steering {
+                guest.steer(flow_hash(frame.head(), self.seed), pair);
+            }
+        }
+        stats.forwarded(frames.len() as u64, bytes);
+        let mut decisions = self.decisions;
+        let view = port.switch.bridge.view();
+        view.decide_burst(port.id, &heads, now, &mut decisions);
+        let tagging = port.switch.bridge.config().tagging;
+        let burst =
+            Decided { frames, heads: &heads, decisions: &decisions, view: &view, tagging, sender: stats };
+
+        let (mut single, mut flooded): (Set, Set) = (0, 0);
+        for (index, decision) in decisions[..heads.len()].iter().enumerate() {
+            match decision.verdict {
+                Verdict::Unicast(_) => single |= 1 << index,
+                Verdict::Flood => flooded |= 1 << index,
+                Verdict::Answer => self.answer(port, &burst, index),
+                Verdict::Drop(reason) => stats.dropped(reason, 1),
+            }
+        }
+        if port.capture.is_on() {
+            port.capture_burst(frames, Direction::Ingress, |index| match decisions[index].verdict {
+                Verdict::Drop(reason) => Some(reason),
+                _ => None,
+            });
+        }
+        let ports = port.switch.ports.load();
+        if flooded != 0 {
+            let reaches = reaches(port.id, &burst, flooded, now);
+            for target in ports.iter().flatten() {
+                let takes = reaches.iter().filter(|(_, reach)| reach.takes(target.id));
+                let group = takes.fold(bound_for(target.id, single, &decisions), |set, (i, _)| set | 1 << i);
+                single &= !group;
+                self.deliver(&burst, target, group);
+            }
+        }
+        while single != 0 {
+            let Verdict::Unicast(out_port) = decisions[single.trailing_zeros() as usize].verdict else {
+                break;
+            };
+            let group = bound_for(out_port, single, &decisions);
+            single &= !group;
+            match ports.get(out_port.as_usize()) {
+                Some(Some(target)) => self.deliver(&burst, target, group),
+                _ => stats.dropped(DropReason::ReceiverDown, group.count_ones().into()),
+            }
+        }
+        drop(view);
+        self.heads = recycle_heads(heads);
+    }
+
+    /// Sends the switch's own answer to a question back to the port that asked.
+    #[cold]
+    fn answer(&mut self, port: &Port, burst: &Decided<'_>, index: usize) {
+        let mut answer = [0; ANSWER_MAX];
+        if let Some(len) = burst.view.answer(&burst.heads[index], &burst.decisions[index], &mut answer)
+            && let Some(bytes) = answer.get(..len)
+        {
+            self.deliver_as_is(port, &[Frame::private(bytes, Offload::None)], 1);
+        }
+    }
+
+    /// Gives a port its frames, each with the tag that it leaves with there.
+    fn deliver(&mut self, burst: &Decided<'_>, target: &Port, group: Set) {
+        if group == 0 {
+            return;
+        }
+        let Some(tagging) = burst.tagging else { return self.deliver_as_is(target, burst.frames, group) };
+        let mut buffers = std::mem::take(&mut self.retagged_heads);
+        buffers.resize(BURST, [0; 256]);
+        let mut frames = recycle_frames(std::mem::take(&mut self.retagged));
+        let mut kept = group;
+        for ((i, frame), buffer) in burst.frames.iter().enumerate().zip(&mut buffers) {
+            let is_member = group >> i & 1 != 0;
+            let edit = if is_member { tag_edit(burst, i, target.id, tagging) } else { None };
+            frames.push(match edit.map(|edit| frame.retagged(edit, buffer)) {
+                None => *frame,
+                Some(Some(retagged)) => retagged,
+                Some(None) => {
+                    kept &= !(1 << i);
+                    *frame
+                }
+            });
+        }
+        burst.sender.dropped(DropReason::BadOffload, (group & !kept).count_ones().into());
+        self.deliver_as_is(target, &frames, kept);
+        self.retagged = recycle_frames(frames);
+        self.retagged_heads = buffers;
+    }
+
+    /// Gives a port those of `frames` that are in `group`.
+    fn deliver_as_is(&mut self, target: &Port, frames: &[Frame<'_>], group: Set) {
+        match &target.attachment {
+            Attachment::Link(link) => self.deliver_to_link(link, frames, group),
+            Attachment::Guest(guest) => {
+                let group = wanted(guest, frames, group);
+                match guest.ready.load(Relaxed) {
+                    0 => guest.receive[0]
+                        .stats
+                        .dropped_unheld(DropReason::ReceiverDown, group.count_ones().into()),
+                    1 => self.deliver_to_queue(guest, &guest.receive[0], frames, group),
+                    ready => self.deliver_by_flow(guest, ready, frames, group),
+                }
+            }
+        }
+        if target.capture.is_on() {
+            let chosen: ArrayVec<Frame<'_>, BURST> = members(group).map(|i| frames[i]).collect();
+            target.capture_burst(&chosen, Direction::Egress, |_| None);
+        }
+    }
+
+    /// Spreads frames over a guest's receive queues: a flow keeps to one.
+    fn deliver_by_flow(&mut self, guest: &GuestPort, ready: u16, frames: &[Frame<'_>], group: Set) {
+        let mut queues = [0u16; BURST];
+        for i in members(group) {
+            queues[i] = guest.receive_index(flow_hash(frames[i].head(), self.seed), ready);
+        }
+        let mut rest = group;
+        while rest != 0 {
+            let queue = queues[rest.trailing_zeros() as usize];
+            let same = members(rest).filter(|&i| queues[i] == queue).fold(0, |set, i| set | 1 << i);
+            rest &= !same;
+            self.deliver_to_queue(guest, &guest.receive[usize::from(queue)], frames, same);
+        }
+    }
+
+    /// Gives a receive queue its frames: one lock, one look for buffers, one call for the whole group.
+    fn deliver_to_queue(
+        &mut self,
+        guest: &GuestPort,
+        target: &ReceiveQueue,
+        frames: &[Frame<'_>],
+        group: Set,
+    ) {
+        let stats = &target.stats;
+        let mut guard = target.live.lock();
+        let Some(live) = guard.as_mut().filter(|live| live.enabled && live.queue.fault().is_none()) else {
+            // Counted like the port that has no queue at all: that count has many writers.
+            stats.dropped_unheld(DropReason::ReceiverDown, group.count_ones().into());
+            return;
+        };
+        let Live { queue, memory, rules, .. } = live;
+        let mut buffers = std::mem::take(&mut self.buffers).recycle();
+        let mut chosen = recycle_frames(std::mem::take(&mut self.group));
+        // The common group is the whole burst; another one is gathered first.
+        let group = if group.count_ones() as usize == frames.len() {
+            frames
+        } else {
+            chosen.extend(members(group).map(|i| frames[i]));
+            &chosen
+        };
+        match deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group) {
+            Ok(delivered) => count_delivered(stats, &delivered),
+            Err(_) => stats.dropped(DropReason::ReceiverFault, group.len() as u64),
+        }
+        if let Some(fault) = queue.fault() {
+            stats.faulted(fault);
+            guest.attention.wake();
+        }
+        self.group = recycle_frames(chosen);
+        self.buffers = buffers.recycle();
+        let due = live.flush(stats);
+        drop(guard);
+        call(due);
+    }
+
+    /// Hands frames to an interface of the host.
+    fn deliver_to_link(&mut self, link: &LinkPort, frames: &[Frame<'_>], group: Set) {
+        let count = link.queues.len();
+        let mut queues = [0u16; BURST];
+        if count > 1 {
+            for i in members(group) {
+                queues[i] = (flow_hash(frames[i].head(), self.seed) as usize % count) as u16;
+            }
+        }
+        let mut rest = group;
+        while rest != 0 {
+            let index = queues[rest.trailing_zeros() as usize];
+            let same = members(rest).filter(|&i| queues[i] == index).fold(0, |set, i| set | 1 << i);
+            rest &= !same;
+            let queue = &link.queues[usize::from(index)];
+            let _one_writer = queue.writing.lock();
+            for frame in members(same).map(|i| &frames[i]) {
+                if link.write(queue, frame, &mut self.software) {
+                    queue.to_kernel.forwarded(1, frame.len().into());
+                } else {
+                    queue.to_kernel.dropped(DropReason::HostError, 1);
+                }
+            }
+            link.flush(queue);
+        }
+    }
+}
+
+/// Where the flooded frames of a burst go.
+fn reaches<'b>(
+    in_port: PortId,
+    burst: &Decided<'b>,
+    flooded: Set,
+    now: Now,
+) -> ArrayVec<(usize, Reach<'b>), BURST> {
+    let reach = |i| (i, burst.view.reach(in_port, &burst.heads[i], &burst.decisions[i], now));
+    members(flooded).map(reach).collect()
+}
+
+/// Those of `set` that go to `out_port` alone.
+fn bound_for(out_port: PortId, set: Set, decisions: &[Decision]) -> Set {
+    members(set)
+        .filter(|&i| decisions[i].verdict == Verdict::Unicast(out_port))
+        .fold(0, |group, i| group | 1 << i)
+}
+
+/// How the tag of a frame changes on its way out of a port.
+fn tag_edit(burst: &Decided<'_>, index: usize, out_port: PortId, tagging: Tagging) -> Option<TagEdit> {
+    let decision = &burst.decisions[index];
+    let tag = burst.heads[index].ethernet.tag.filter(|tag| tag.tagging == tagging);
+    match (burst.view.form(out_port, decision), tag) {
+        (Form::AsIs, _) | (Form::Untagged, None) => None,
+        (Form::Untagged, Some(_)) => Some(TagEdit::Pop),
+        (Form::Tagged, tag) => {
+            let vlan = decision.vlan?.get();
+            match tag {
+                None => Some(TagEdit::Push { tpid: tagging.tpid(), tci: vlan }),
+                Some(tag) if tag.vid() == vlan => None,
+                Some(tag) => Some(TagEdit::Rewrite { tci: tag.tci & !0xfff | vlan }),
+            }
+        }
+    }
+}
+
+/// Those of `group` that pass the driver's own filter.
+fn wanted(guest: &GuestPort, frames: &[Frame<'_>], group: Set) -> Set {
+    let Some(filter) = &*guest.filter.load() else { return group };
+    let passes = |&i: &usize| {
+        EthernetHead::parse(frames[i].head())
+            .is_ok_and(|head| filter.accepts_frame(head.dst.0, head.vlan().map(Vlan::get)))
+    };
+    let wanted = members(group).filter(passes).fold(0, |set, i| set | 1 << i);
+    if wanted != group {
+        let unwanted = (group & !wanted).count_ones();
+        guest.receive[0].stats.dropped_unheld(DropReason::ReceiverFilter, unwanted.into());
+    }
+    wanted
+}
+
+fn count_delivered(stats: &QueueStats, delivered: &Delivered) {
+    stats.forwarded(delivered.frames.into(), delivered.bytes);
+    if delivered.no_buffers != 0 {
+        stats.dropped(DropReason::ReceiverFull, delivered.no_buffers.into());
+    }
+    if delivered.too_long != 0 {
+        stats.dropped(DropReason::ReceiverTooSmall, delivered.too_long.into());
+    }
+}
+
+/// The members of a set, lowest first.
+#[inline]
+fn members(set: Set) -> impl Iterator<Item = usize> {
+    let mut rest = set;
+    std::iter::from_fn(move || {
+        let index = rest.trailing_zeros();
+        rest &= rest.wrapping_sub(1);
+        (index < Set::BITS).then_some(index as usize)
+    })
+}
+
+/// The same allocation for another burst's lifetimes: empties it; the collection happens in place.
+pub(super) fn recycle_frames<'b>(mut frames: Vec<Frame<'_>>) -> Vec<Frame<'b>> {
+    frames.clear();
+    frames.into_iter().map(|_| Frame::private(&[], Offload::None)).collect()
+}
+
+/// As [`recycle_frames`].
+fn recycle_heads<'b>(mut heads: Vec<Head<'_>>) -> Vec<Head<'b>> {
+    heads.clear();
+    heads.into_iter().map(|head| Head { ethernet: head.ethernet, bytes: &[] }).collect()
+}
