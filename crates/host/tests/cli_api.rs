@@ -1,177 +1,24 @@
 //! The control API over its unix socket with a stand-in for the data plane, and the commands that show its facts.
 
-use std::collections::BTreeMap;
+mod fake;
+
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::path::Path;
 
-use assert_cmd::Command;
+use fake::{Daemon, group, learned, raw, status, uplink, web};
 use predicates::prelude::*;
 use ringway::api::client::{self, ClientError};
+use ringway::api::description;
 use ringway::api::server::{self, Listeners, ServeError};
 use ringway::api::view::*;
-use ringway::api::{Plane, description};
+use ringway::config::keys;
 use ringway::config::resolved::ControlConfig;
 
-struct Fake;
-
-fn web() -> PortView {
-    PortView {
-        name: "web".into(),
-        switch: "lan".into(),
-        kind: "vhost-user".into(),
-        socket: Some("/run/ringway/web.sock".into()),
-        socket_mode: Some("server".into()),
-        tap: None,
-        mac: Some("52:54:00:00:00:01".into()),
-        mtu: Some(1500),
-        state: PortState::Running,
-        fault: None,
-        queue_pairs: 2,
-        features: FeaturesView {
-            offered: vec!["VIRTIO_F_VERSION_1".into(), "VIRTIO_NET_F_MQ".into()],
-            acknowledged: vec!["VIRTIO_F_VERSION_1".into()],
-        },
-        counters: CountersView {
-            from_guest: TrafficView { frames: 3, bytes: 2500 },
-            to_guest: TrafficView { frames: 1, bytes: 60 },
-            drops: BTreeMap::from([("no-buffer".into(), 2)]),
-            kicks: 5,
-            calls: 4,
-        },
-        queues: vec![QueueView {
-            index: 1,
-            direction: "from-guest".into(),
-            size: 256,
-            layout: "packed".into(),
-            enabled: true,
-            fault: Some("descriptor loop".into()),
-        }],
-    }
-}
-
-fn uplink() -> PortView {
-    PortView {
-        name: "uplink".into(),
-        kind: "tap".into(),
-        socket: None,
-        socket_mode: None,
-        tap: Some("rw0".into()),
-        mac: None,
-        mtu: None,
-        state: PortState::Waiting,
-        features: FeaturesView::default(),
-        counters: CountersView::default(),
-        queues: Vec::new(),
-        ..web()
-    }
-}
-
-impl Plane for Fake {
-    fn status(&self) -> Status {
-        Status {
-            version: "0.1.0".into(),
-            pid: 7,
-            uptime_s: 421,
-            workers: vec![WorkerView {
-                name: "worker-0".into(),
-                cpu: Some(3),
-                mode: "pool".into(),
-                queues: 4,
-            }],
-            switches: vec![SwitchView { name: "lan".into(), ports: 2, fdb_entries: 1 }],
-            ports_up: 1,
-            ports_total: 2,
-        }
-    }
-
-    fn ports(&self) -> Vec<PortView> {
-        vec![web(), uplink()]
-    }
-
-    fn port(&self, name: &str) -> Option<PortView> {
-        self.ports().into_iter().find(|port| port.name == name)
-    }
-
-    fn fdb(&self, switch: Option<&str>) -> Vec<FdbView> {
-        assert!(matches!(switch, None | Some("lan")));
-        vec![FdbView {
-            switch: "lan".into(),
-            mac: "52:54:00:00:00:01".into(),
-            port: "web".into(),
-            kind: "learned".into(),
-            age_ms: 65_000,
-        }]
-    }
-
-    fn stop(&self) {}
-}
-
-struct Daemon {
-    directory: tempfile::TempDir,
-    http: std::net::SocketAddr,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Daemon {
-    fn start() -> Daemon {
-        let directory = tempfile::tempdir().expect("a directory");
-        let listeners = Listeners::bind(&control(directory.path())).expect("bound");
-        let http = listeners.http_address().expect("a TCP address");
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let stop = async { drop(stopped.await) };
-            runtime.block_on(server::serve(&listeners, Arc::new(Fake), stop)).expect("served");
-        });
-        Daemon { directory, http, stop: Some(stop), thread: Some(thread) }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("control.sock")
-    }
-
-    fn stop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("ended well");
-        }
-    }
-
-    /// What `ringway WORDS` prints.
-    fn prints(&self, words: &[&str]) -> String {
-        let output = self.ringway(words).assert().success().get_output().stdout.clone();
-        String::from_utf8(output).expect("text")
-    }
-
-    fn ringway(&self, words: &[&str]) -> Command {
-        let mut command = Command::cargo_bin("ringway").expect("built");
-        command.arg("--socket").arg(self.socket()).args(words);
-        command
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
 fn control(directory: &Path) -> ControlConfig {
-    ControlConfig { socket: directory.join("control.sock"), http: Some(([127, 0, 0, 1], 0).into()) }
-}
-
-/// Sends `request` and reads until the other side closes.
-fn raw(mut stream: impl std::io::Read + std::io::Write, request: &str) -> String {
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("received");
-    answer
+    ControlConfig { socket: directory.join("control.sock"), http: None, token_file: None }
 }
 
 fn head(answer: &str) -> &str {
@@ -182,54 +29,135 @@ fn head(answer: &str) -> &str {
 fn every_route_answers_with_its_view() {
     let daemon = Daemon::start();
     let socket = daemon.socket();
-    assert_eq!(client::get::<Status>(&socket, "/api/status").expect("status"), Fake.status());
-    assert_eq!(client::get::<Vec<PortView>>(&socket, "/api/ports").expect("ports"), Fake.ports());
+    assert_eq!(client::get::<Status>(&socket, "/api/status").expect("status"), status());
+    assert_eq!(client::get::<Vec<PortView>>(&socket, "/api/ports").expect("ports"), [web(), uplink()]);
     assert_eq!(client::get::<PortView>(&socket, "/api/ports/web").expect("a port"), web());
     let switches = client::get::<Vec<SwitchView>>(&socket, "/api/switches").expect("switches");
-    assert_eq!(switches, Fake.status().switches);
-    assert_eq!(client::get::<Vec<FdbView>>(&socket, "/api/fdb").expect("entries"), Fake.fdb(None));
-    assert_eq!(client::get::<Vec<FdbView>>(&socket, "/api/fdb?switch=lan").expect("entries"), Fake.fdb(None));
+    assert_eq!(switches, status().switches);
+    let fdb =
+        |query: &str| client::get::<Vec<FdbView>>(&socket, &format!("/api/fdb{query}")).expect("entries");
+    assert_eq!(fdb(""), [learned()]);
+    assert_eq!(fdb("?switch=lan&port=web&vlan=10&mac=52:54:00:00:00:01&kind=learned"), [learned()]);
+    assert_eq!(fdb("?vlan=11"), []);
+    assert_eq!(client::get::<Vec<GroupView>>(&socket, "/api/groups?switch=lan").expect("groups"), [group()]);
+    let config = client::get::<serde_json::Value>(&socket, "/api/config").expect("a configuration");
+    assert_eq!(config["port"]["web"]["vhost-user"]["socket"], "web.sock", "as written");
 }
 
 #[test]
 fn what_is_not_there_is_said_so() {
     let daemon = Daemon::start();
     let refused = |path: &str| match client::get::<serde_json::Value>(&daemon.socket(), path) {
-        Err(ClientError::Refused(text)) => text,
+        Err(ClientError::Refused(problem)) => problem.error,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused("/api/ports/nobody"), "there is no port \"nobody\"");
     assert_eq!(refused("/api/fdb?switch=wan"), "there is no switch \"wan\"");
+    assert_eq!(refused("/api/groups?switch=wan"), "there is no switch \"wan\"");
     assert_eq!(refused("/elsewhere"), "there is no such path; see /api/openapi.json");
-    let connect = || UnixStream::connect(daemon.socket()).expect("connected");
-    let posted = raw(connect(), "POST /api/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    assert_eq!(head(&posted), "HTTP/1.1 405 Method Not Allowed");
-    let unknown = raw(connect(), "GET /api/fdb?colour=red HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    assert_eq!(head(&unknown), "HTTP/1.1 400 Bad Request");
-    assert!(head(&raw(connect(), "garbage\r\n\r\n")).contains("400"));
+    assert_eq!(daemon.asks("POST", "/api/status", None).0, 405);
+    let (status, body) = daemon.asks("GET", "/api/fdb?colour=red", None);
+    assert_eq!(status, 400);
+    let problem: Problem = serde_json::from_str(&body).expect("a problem");
+    assert!(problem.error.contains("colour"), "{problem:?}");
+    assert_eq!(daemon.asks("GET", "/api/fdb?vlan=seven", None).0, 400);
+    let garbage = raw(UnixStream::connect(daemon.socket()).expect("connected"), "garbage\r\n\r\n");
+    assert!(head(&garbage).contains("400"));
 }
 
 #[test]
-fn the_description_names_every_route() {
+fn the_checked_in_description_is_the_one_that_is_served() {
     let daemon = Daemon::start();
     let served =
         client::get::<serde_json::Value>(&daemon.socket(), "/api/openapi.json").expect("a description");
     assert_eq!(served, serde_json::to_value(description()).expect("JSON"));
-    let paths = served["paths"].as_object().expect("paths");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let text = serde_json::to_string_pretty(&served).expect("JSON") + "\n";
+    if std::env::var_os("RINGWAY_WRITE_OPENAPI").is_some() {
+        std::fs::write(&file, &text).expect("written");
+    }
+    let checked_in = std::fs::read_to_string(&file).expect("docs/openapi.json");
+    assert!(
+        checked_in == text,
+        "docs/openapi.json is out of date; run this test with RINGWAY_WRITE_OPENAPI=1"
+    );
+}
+
+/// All methods that a path may have.
+const METHODS: [&str; 5] = ["GET", "PUT", "POST", "PATCH", "DELETE"];
+
+#[test]
+fn routes_and_description_are_the_same() {
+    let daemon = Daemon::start();
+    let description = serde_json::to_value(description()).expect("JSON");
+    let paths = description["paths"].as_object().expect("paths");
     let names: Vec<&str> = paths.keys().map(String::as_str).collect();
-    assert_eq!(names, ["/api/fdb", "/api/ports", "/api/ports/{name}", "/api/status", "/api/switches"]);
-    for schema in ["Status", "PortView", "FdbView", "SwitchView", "Problem"] {
-        assert!(served["components"]["schemas"][schema].is_object(), "{schema}");
+    for needed in [
+        "/api/config",
+        "/api/config/check",
+        "/api/fdb",
+        "/api/groups",
+        "/api/openapi.json",
+        "/api/ports",
+        "/api/ports/{name}",
+        "/api/ports/{name}/reopen",
+        "/api/reload",
+        "/api/status",
+        "/api/switches",
+        "/api/switches/{name}",
+    ] {
+        assert!(names.contains(&needed), "{needed} in {names:?}");
+    }
+    for (path, operations) in paths {
+        let name = if path.contains("/switches/") { "lan" } else { "web" };
+        let concrete = path.replace("{name}", name);
+        for method in METHODS {
+            let described = operations[method.to_lowercase()].is_object();
+            let (status, body) = daemon.asks(method, &concrete, Some("{}"));
+            let routed = status != 405 && !body.contains("there is no such path");
+            assert_eq!(routed, described, "{method} {path}: {status} {body}");
+        }
     }
 }
 
+/// The keys of a schema's properties.
+fn properties(description: &serde_json::Value, schema: &str) -> BTreeSet<String> {
+    let schema = &description["components"]["schemas"][schema];
+    let object = match schema["oneOf"].as_array().or(schema["anyOf"].as_array()) {
+        Some(forms) => forms.iter().find(|form| form["properties"].is_object()).expect("an object"),
+        None => schema,
+    };
+    object["properties"].as_object().expect("properties").keys().cloned().collect()
+}
+
 #[test]
-fn the_tcp_address_serves_the_same() {
-    let daemon = Daemon::start();
-    let stream = std::net::TcpStream::connect(daemon.http).expect("connected");
-    let answer = raw(stream, "GET /api/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    assert_eq!(head(&answer), "HTTP/1.1 200 OK");
-    assert!(answer.ends_with(&serde_json::to_string(&Fake.status()).expect("JSON")), "{answer}");
+fn bodies_have_the_keys_of_the_file() {
+    let description = serde_json::to_value(description()).expect("JSON");
+    let pairs = [
+        ("ConfigSpec", keys::SECTIONS),
+        ("ControlSpec", keys::CONTROL),
+        ("WorkersSpec", keys::WORKERS),
+        ("SwitchSpec", keys::SWITCH),
+        ("PortSpec", keys::PORT),
+        ("VhostUserSpec", keys::VHOST_USER),
+        ("TapSpec", keys::TAP),
+        ("MacvtapSpec", keys::MACVTAP),
+        ("PacketSpec", keys::PACKET),
+        ("AfXdpSpec", keys::AF_XDP),
+        ("RateLimitSpec", keys::RATE_LIMIT),
+        ("VlanSpec", keys::VLAN),
+        ("PortFdbSpec", keys::FDB),
+        ("QmpSpec", keys::QMP),
+    ];
+    assert_eq!(
+        pairs.len(),
+        1 + keys::ALL.len(),
+        "every table of the file has its schema, and the whole has one"
+    );
+    for (schema, keys) in pairs {
+        let expected: BTreeSet<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        assert_eq!(properties(&description, schema), expected, "{schema}");
+    }
 }
 
 #[test]
@@ -247,7 +175,7 @@ fn large_and_unfinished_requests_disturb_nobody() {
     let mut answer = Vec::new();
     let _ = flood.read_to_end(&mut answer);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
-    assert_eq!(client::get::<Status>(&daemon.socket(), "/api/status").expect("status"), Fake.status());
+    assert_eq!(client::get::<Status>(&daemon.socket(), "/api/status").expect("status"), status());
     // The header time ends the silent ones: their streams are closed from the other side.
     let mut rest = Vec::new();
     let _ = silent[0].read_to_end(&mut rest);
@@ -296,43 +224,91 @@ fn status_on_one_screen() {
     let daemon = Daemon::start();
     let text = daemon.prints(&["status"]);
     assert!(text.starts_with("ringway 0.1.0, process 7, up 7m 1s; 1 of 2 ports running\n"), "{text}");
-    for part in ["SWITCH  PORTS  FDB ENTRIES\n", "worker-0  pool    3       4\n", "uplink", "rw0\n"] {
+    for part in ["SWITCH  PORTS  FDB ENTRIES\n", "worker-0  pool    3       4\n", "uplink", "eth1\n"] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
     let json: Status = serde_json::from_str(&daemon.prints(&["status", "--json"])).expect("JSON");
-    assert_eq!(json, Fake.status());
+    assert_eq!(json, status());
 }
 
 #[test]
-fn ports_and_fdb() {
+fn ports_are_listed() {
     let daemon = Daemon::start();
     let text = daemon.prints(&["port", "list"]);
     assert_eq!(text.lines().count(), 3, "{text}");
-    assert!(text.contains("2.50 kB"), "{text}");
+    assert!(text.contains("2.50 kB") && text.contains("running, shut: guard"), "{text}");
     let json: Vec<PortView> =
         serde_json::from_str(&daemon.prints(&["port", "list", "--json"])).expect("JSON");
-    assert_eq!(json, Fake.ports());
+    assert_eq!(json, [web(), uplink()]);
+    let nobody = "ringway: there is no port \"nobody\"\n";
+    daemon.ringway(&["port", "show", "nobody"]).assert().code(1).stderr(nobody);
+}
 
+#[test]
+fn a_port_is_shown_with_all_that_is_known_of_it() {
+    let daemon = Daemon::start();
     let text = daemon.prints(&["port", "show", "web"]);
-    for part in
-        ["state         running\n", "drops         2 no-buffer\n", "fault         -\n", "descriptor loop\n"]
-    {
-        assert!(text.contains(part), "{part:?} in\n{text}");
+    for line in [
+        "state         running, shut: guard",
+        "drops         2 no-buffer",
+        "fault         -",
+        "fdb           1 learned, 2 pinned, 3 evicted",
+        "known         52:54:00:00:00:01 (configuration)",
+        "filter        52:54:00:00:00:07 (by control-queue); unicast 52:54:00:00:00:08; groups 33:33:00:00:00:01; \
+         promiscuous; 4 changes; last refused: 52:54:00:00:00:09 is not allowed",
+        "uplink        -",
+        "profile       guest",
+        "on            enabled, locked, guard",
+        "off           learning, flood, multicast-flood, broadcast-flood, isolated, hairpin, neighbour-suppression",
+        "limits        mac-limit 1, broadcast 1000/s",
+        "source ips    10.0.0.5",
+        "vlans         native 10, all 10 20-29",
+        "link-local    -",
+        "mac change    deny",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} in\n{text}");
     }
+    assert!(text.contains("descriptor loop\n"), "{text}");
+    let uplink = daemon.prints(&["port", "show", "uplink"]);
+    let line = "uplink        promiscuous because port vm3 learns; unicast 52:54:00:00:00:01; all groups; 7 operations";
+    assert!(uplink.lines().any(|found| found == line), "{uplink}");
     let json: PortView =
         serde_json::from_str(&daemon.prints(&["port", "show", "web", "--json"])).expect("JSON");
     assert_eq!(json, web());
-    let nobody = "ringway: there is no port \"nobody\"\n";
-    daemon.ringway(&["port", "show", "nobody"]).assert().code(1).stderr(nobody);
+}
 
-    let text = daemon.prints(&["fdb", "list", "--switch", "lan"]);
+#[test]
+fn switches_fdb_and_groups_are_listed() {
+    let daemon = Daemon::start();
     assert_eq!(
-        text,
-        "SWITCH  MAC                PORT  KIND       AGE\nlan     52:54:00:00:00:01  web   learned  1m 5s\n"
+        daemon.prints(&["switch", "list"]),
+        "SWITCH  PORTS  FDB ENTRIES    OF  AGEING  VLAN    SNOOPING\n\
+         lan         2            1  8192   5m 0s  802.1q  yes\n"
     );
+    let table = "SWITCH  VLAN  MAC                PORT  KIND       AGE  WHY\n\
+                 lan       10  52:54:00:00:00:01  web   learned  1m 5s  seen in a frame\n";
+    for words in [
+        &["fdb", "list"][..],
+        &["fdb", "list", "--switch", "lan", "--port", "web", "--vlan", "10", "--kind", "learned"],
+        &["fdb", "list", "--mac", "52:54:00:00:00:01"],
+    ] {
+        assert_eq!(daemon.prints(words), table, "{words:?}");
+    }
+    assert_eq!(daemon.prints(&["fdb", "list", "--kind", "static"]).lines().count(), 1);
     let json: Vec<FdbView> = serde_json::from_str(&daemon.prints(&["fdb", "list", "--json"])).expect("JSON");
-    assert_eq!(json, Fake.fdb(None));
-    daemon.ringway(&["fdb", "list", "--switch", "wan"]).assert().code(1);
+    assert_eq!(json, [learned()]);
+    assert_eq!(daemon.fails(&["fdb", "list", "--switch", "wan"]), "ringway: there is no switch \"wan\"\n");
+    for words in [["--vlan", "4095"], ["--mac", "52:54:00:00:00:0g"], ["--kind", "odd"], ["--port", "a b"]] {
+        daemon.ringway(&["fdb", "list"]).args(words).assert().code(2);
+    }
+    assert_eq!(
+        daemon.prints(&["group", "list", "--switch", "lan"]),
+        "SWITCH  VLAN  GROUP              PORTS        EXPIRES\n\
+         lan       10  01:00:5e:00:00:fb  web, uplink   2m 10s\n"
+    );
+    let json: Vec<GroupView> =
+        serde_json::from_str(&daemon.prints(&["group", "list", "--json"])).expect("JSON");
+    assert_eq!(json, [group()]);
 }
 
 #[test]
@@ -341,6 +317,6 @@ fn vmm_args_from_the_daemon() {
     let text = daemon.prints(&["vmm-args", "web", "--for", "qemu"]);
     assert!(text.contains("path=/run/ringway/web.sock,reconnect-ms=1000"), "{text}");
     assert!(text.contains("mac=52:54:00:00:00:01,mq=on,vectors=6,host_mtu=1500"), "{text}");
-    let tap = predicate::str::contains("is a tap");
-    daemon.ringway(&["vmm-args", "uplink", "--for", "qemu"]).assert().code(1).stderr(tap);
+    let packet = predicate::str::contains("is a packet");
+    daemon.ringway(&["vmm-args", "uplink", "--for", "qemu"]).assert().code(1).stderr(packet);
 }

@@ -1,29 +1,47 @@
-//! The control API: HTTP/JSON on a unix socket, described by OpenAPI at `/api/openapi.json`.
+//! The control API: HTTP/JSON on a unix socket, and on TCP where the operator wants it; described by OpenAPI at
+//! `/api/openapi.json`.
 //!
-//! The API only reads. What it shows comes from a [`Plane`], which the data plane implements; nothing here knows how
-//! frames move. `view` holds the JSON bodies, `server` the sockets, `client` the other end, which the command line uses.
+//! What it shows comes from a [`Plane`], which the data plane implements; nothing here knows how frames move. What it
+//! changes goes through [`change::Desired`]: an edited copy of the configuration, checked as a whole, and then one call of
+//! [`Plane::apply`]. `view` holds the JSON bodies of answers and `spec` those of the configuration; `auth` says who may
+//! do what on TCP; `server` has the sockets, and `client` is the other end, which the command line uses.
 
+pub mod auth;
+mod capture;
+pub mod change;
 pub mod client;
+mod fdb;
+pub mod problem;
 pub mod server;
+pub mod spec;
+pub mod trace;
 pub mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::capture::{CaptureRequest, CaptureStream};
 use crate::config::Config;
+use change::Desired;
+use problem::{Asked, apart, problem};
 use view::{
     ChangeView, FdbFilter, FdbSpec, FdbView, GroupView, PortView, Problem, Status, SwitchView, TraceView,
 };
+
+/// Most bytes of a request's body.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of a body that is a whole configuration: as many as a file of it may have.
+pub const CONFIG_BYTES_MAX: usize = crate::config::FILE_BYTES_MAX as usize;
 
 /// What the control plane asks of the data plane. Every call is a snapshot, made on the control thread; it may take a
 /// lock for a short while and must not wait for a guest.
@@ -75,43 +93,107 @@ pub enum Refusal {
     Failed(String),
 }
 
-/// The plane as handlers share it.
+/// What the handlers of requests share.
+#[derive(Clone)]
+pub struct Api {
+    plane: Arc<dyn Plane>,
+    desired: Arc<Desired>,
+}
+
+impl Api {
+    /// The API of a plane and of the configuration that it runs.
+    pub fn new(plane: Arc<dyn Plane>, desired: Arc<Desired>) -> Api {
+        Api { plane, desired }
+    }
+}
+
+impl FromRef<Api> for Arc<dyn Plane> {
+    fn from_ref(api: &Api) -> Arc<dyn Plane> {
+        Arc::clone(&api.plane)
+    }
+}
+
+impl FromRef<Api> for Arc<Desired> {
+    fn from_ref(api: &Api) -> Arc<Desired> {
+        Arc::clone(&api.desired)
+    }
+}
+
+/// The plane as handlers get it.
 type Shared = State<Arc<dyn Plane>>;
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Ringway control API",
-    description = "State of the switches, ports and workers of a running ringway."
-))]
+#[openapi(
+    info(
+        title = "Ringway control API",
+        description = "State and configuration of the switches, ports and workers of a running ringway. On the unix \
+                       socket everything is allowed; on TCP every request needs the bearer token. A change takes effect \
+                       as a whole or not at all, and lasts until the process ends or reads its file again."
+    ),
+    security(("token" = []))
+)]
 struct Description;
 
-fn described() -> OpenApiRouter<Arc<dyn Plane>> {
+fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(openapi))
         .routes(routes!(status))
         .routes(routes!(ports))
-        .routes(routes!(port))
+        .routes(routes!(port, change::put_port, change::patch_port, change::delete_port))
+        .routes(routes!(reopen))
         .routes(routes!(switches))
-        .routes(routes!(fdb))
+        .routes(routes!(change::put_switch, change::patch_switch, change::delete_switch))
+        .routes(routes!(fdb::fdb, fdb::add_fdb, fdb::flush_fdb))
+        .routes(routes!(groups))
+        .routes(routes!(capture::capture))
+        .routes(routes!(trace::trace))
+        .routes(routes!(change::reload))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(whole_configurations())
 }
+
+fn whole_configurations() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(change::config, change::put_config))
+        .routes(routes!(change::check_config))
+        .layer(DefaultBodyLimit::max(CONFIG_BYTES_MAX))
+}
+
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(|| {
+    let mut description = described().split_for_parts().1;
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let components = description.components.get_or_insert_default();
+    components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    description
+});
 
 /// The OpenAPI description of all routes.
 pub fn description() -> utoipa::openapi::OpenApi {
-    described().split_for_parts().1
+    DESCRIPTION.clone()
 }
 
-/// All routes, answering from `plane`.
-pub fn router(plane: Arc<dyn Plane>) -> axum::Router {
-    let (router, description) = described().split_for_parts();
-    router
-        .route("/api/openapi.json", get(async move || Json(description.clone())))
-        .fallback(async || {
-            problem(StatusCode::NOT_FOUND, "there is no such path; see /api/openapi.json".into())
-        })
-        .with_state(plane)
+/// All routes, for a listener whose clients may do everything.
+pub fn router(api: &Api) -> axum::Router {
+    routes_of_api(api).merge(crate::eyes::routes(Arc::clone(&api.plane)))
 }
 
-fn problem(status: StatusCode, error: String) -> Response {
-    (status, Json(Problem { error })).into_response()
+/// All routes, for a listener that everybody may reach: see [`auth`].
+pub fn guarded_router(api: &Api) -> axum::Router {
+    routes_of_api(api)
+        .layer(from_fn_with_state(api.desired.access(), auth::token))
+        .merge(crate::eyes::routes(Arc::clone(&api.plane)))
+        .layer(from_fn(auth::address))
+}
+
+fn routes_of_api(api: &Api) -> axum::Router {
+    let nothing = async || problem(StatusCode::NOT_FOUND, "there is no such path; see /api/openapi.json");
+    described().split_for_parts().0.fallback(nothing).with_state(api.clone())
+}
+
+/// This description.
+#[utoipa::path(get, path = "/api/openapi.json", responses((status = 200, body = serde_json::Value)))]
+async fn openapi() -> Json<&'static utoipa::openapi::OpenApi> {
+    Json(&DESCRIPTION)
 }
 
 /// State of the whole program.
@@ -133,38 +215,57 @@ async fn ports(State(plane): Shared) -> Json<Vec<PortView>> {
     params(("name" = String, Path, description = "Name of the port")),
     responses((status = 200, body = PortView), (status = 404, body = Problem))
 )]
-async fn port(State(plane): Shared, Path(name): Path<String>) -> Response {
+async fn port(State(plane): Shared, Path(name): Path<String>) -> Result<Json<PortView>, Refusal> {
     match plane.port(&name) {
-        Some(port) => Json(port).into_response(),
-        None => problem(StatusCode::NOT_FOUND, format!("there is no port {name:?}")),
+        Some(port) => Ok(Json(port)),
+        None => Err(Refusal::NotFound(format!("there is no port {name:?}"))),
     }
+}
+
+/// Opens a port again that a guard has shut.
+#[utoipa::path(
+    post,
+    path = "/api/ports/{name}/reopen",
+    params(("name" = String, Path, description = "Name of the port")),
+    responses(
+        (status = 204, description = "It is open"),
+        (status = 404, body = Problem),
+        (status = 422, body = Problem)
+    )
+)]
+async fn reopen(State(plane): Shared, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    apart(move || {
+        plane.reopen(&name)?;
+        tracing::info!(port = name, "port opened again by the operator");
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 /// All switches.
 #[utoipa::path(get, path = "/api/switches", responses((status = 200, body = Vec<SwitchView>)))]
 async fn switches(State(plane): Shared) -> Json<Vec<SwitchView>> {
-    Json(plane.status().switches)
+    Json(plane.switches())
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct FdbQuery {
-    /// Name of a switch; without it, the entries of all switches.
+struct GroupQuery {
+    /// Name of a switch; without it, the groups of all switches.
     switch: Option<String>,
 }
 
-/// FDB entries.
+/// Multicast groups with listeners.
 #[utoipa::path(
     get,
-    path = "/api/fdb",
-    params(FdbQuery),
-    responses((status = 200, body = Vec<FdbView>), (status = 404, body = Problem))
+    path = "/api/groups",
+    params(GroupQuery),
+    responses((status = 200, body = Vec<GroupView>), (status = 404, body = Problem))
 )]
-async fn fdb(State(plane): Shared, Query(query): Query<FdbQuery>) -> Response {
-    let known = |name: &str| plane.status().switches.iter().any(|switch| switch.name == name);
-    match query.switch.as_deref() {
-        Some(name) if !known(name) => problem(StatusCode::NOT_FOUND, format!("there is no switch {name:?}")),
-        switch => Json(plane.fdb(switch)).into_response(),
-    }
+async fn groups(
+    State(plane): Shared,
+    Asked(query): Asked<GroupQuery>,
+) -> Result<axum::response::Response, Refusal> {
+    apart(move || plane.groups(query.switch.as_deref()).map(|groups| Json(groups).into_response())).await
 }

@@ -2,32 +2,42 @@
 //!
 //! A connection may last [`CONNECTION_TIME_MAX`], send [`HEAD_BYTES_MAX`] of request line and headers within
 //! [`HEAD_TIME_MAX`], and there are at most [`CONNECTIONS_MAX`] of them; the next one waits in the kernel's queue. Bodies
-//! of requests are never read.
+//! of requests are bounded where they are read. An answer that carries [`Lasting`] (a capture) takes the time bound off its
+//! connection; there are at most [`STREAMS_MAX`] of those, so that the others always have room.
+//!
+//! A listening socket may also be given by whoever started the program ([`crate::inherited`]); its file is theirs.
 
 use std::fs;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::Plane;
+use super::Api;
+use super::problem::problem;
 use crate::config::resolved::ControlConfig;
 
 /// Most connections served at once.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Longest time a connection may last.
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+/// Most connections whose answer lasts.
+pub const STREAMS_MAX: usize = 16;
 /// Longest time until a request's headers are complete.
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// Most bytes of request line and headers.
@@ -63,36 +73,53 @@ pub enum ServeError {
     },
 }
 
-/// Listening sockets of the API. Dropping it removes the unix socket, if the path is still ours.
+/// Put into the extensions of an answer: it goes on until the client has enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting;
+
+/// Listening sockets of the API. Dropping it removes the unix socket, if we made it and the path is still ours.
 #[derive(Debug)]
 pub struct Listeners {
     unix: UnixListener,
     path: PathBuf,
     /// Device and inode of the socket we made.
-    identity: (u64, u64),
+    identity: Option<(u64, u64)>,
     tcp: Option<std::net::TcpListener>,
+}
+
+/// Listening sockets that were given to the program.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// A unix stream socket, in place of `control.socket`.
+    pub unix: Option<OwnedFd>,
+    /// A TCP socket, in place of `control.http`.
+    pub tcp: Option<OwnedFd>,
 }
 
 impl Listeners {
     /// Listens where `control` says. A socket left by a process that is gone is replaced; the directory is made only for
     /// the default socket.
     pub fn bind(control: &ControlConfig) -> Result<Listeners, ServeError> {
-        let path = &control.socket;
-        let failed = |source| ServeError::Unix { path: path.clone(), source };
-        if *path == crate::config::default_control_socket()
-            && let Some(directory) = path.parent()
-        {
-            fs::create_dir_all(directory).map_err(failed)?;
-        }
-        clear_stale(path)?;
-        let unix = listen_unix(path).map_err(failed)?;
-        let made = fs::symlink_metadata(path).map_err(failed)?;
-        let mut listeners =
-            Listeners { unix, path: path.clone(), identity: (made.dev(), made.ino()), tcp: None };
-        if let Some(address) = control.http {
-            let listener = listen_tcp(address).map_err(|source| ServeError::Tcp { address, source })?;
-            listeners.tcp = Some(listener);
-        }
+        Listeners::bind_or_take(control, Given::default())
+    }
+
+    /// As [`Self::bind`], but what was given is used as it is.
+    pub fn bind_or_take(control: &ControlConfig, given: Given) -> Result<Listeners, ServeError> {
+        let path = control.socket.clone();
+        let (unix, identity) = match given.unix {
+            Some(socket) => (UnixListener::from(socket), None),
+            None => bind_unix(&path).map(|(unix, identity)| (unix, Some(identity)))?,
+        };
+        let mut listeners = Listeners { unix, path, identity, tcp: None };
+        let failed = |source| ServeError::Unix { path: control.socket.clone(), source };
+        listeners.unix.set_nonblocking(true).map_err(failed)?;
+        listeners.tcp = match (given.tcp, control.http) {
+            (Some(socket), _) => Some(std::net::TcpListener::from(socket)),
+            (None, Some(address)) => {
+                Some(listen_tcp(address).map_err(|source| ServeError::Tcp { address, source })?)
+            }
+            (None, None) => None,
+        };
         Ok(listeners)
     }
 
@@ -105,11 +132,25 @@ impl Listeners {
 impl Drop for Listeners {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
-        if found.is_ok_and(|found| found == self.identity) {
+        if found.is_ok_and(|found| Some(found) == self.identity) {
             // Nothing is left to do if it cannot be removed: the next start takes a dead socket away.
             let _removed = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Makes the control socket; with its device and inode.
+fn bind_unix(path: &Path) -> Result<(UnixListener, (u64, u64)), ServeError> {
+    let failed = |source| ServeError::Unix { path: path.to_path_buf(), source };
+    if path == crate::config::default_control_socket()
+        && let Some(directory) = path.parent()
+    {
+        fs::create_dir_all(directory).map_err(failed)?;
+    }
+    clear_stale(path)?;
+    let unix = listen_unix(path).map_err(failed)?;
+    let made = fs::symlink_metadata(path).map_err(failed)?;
+    Ok((unix, (made.dev(), made.ino())))
 }
 
 /// Removes a socket that nobody answers on.
@@ -142,24 +183,22 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    std::net::TcpListener::bind(address)
 }
 
-/// Serves `plane` on `listeners` until `stop` is ready; connections that are open then are closed. To be awaited on a
-/// tokio runtime with I/O and time enabled.
-pub async fn serve(
-    listeners: &Listeners,
-    plane: Arc<dyn Plane>,
-    stop: impl Future<Output = ()>,
-) -> io::Result<()> {
+/// Serves `api` on `listeners` until `stop` is ready; connections that are open then are closed. Who comes over TCP must
+/// show the token. To be awaited on a tokio runtime with I/O and time enabled.
+pub async fn serve(listeners: &Listeners, api: &Api, stop: impl Future<Output = ()>) -> io::Result<()> {
     let unix = tokio::net::UnixListener::from_std(listeners.unix.try_clone()?)?;
     let tcp = match &listeners.tcp {
-        Some(listener) => Some(tokio::net::TcpListener::from_std(listener.try_clone()?)?),
+        Some(listener) => {
+            listener.set_nonblocking(true)?;
+            Some(tokio::net::TcpListener::from_std(listener.try_clone()?)?)
+        }
         None => None,
     };
-    let router = super::router(plane);
+    let (open, guarded) = (super::router(api), super::guarded_router(api));
+    let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
@@ -170,15 +209,15 @@ pub async fn serve(
             permit = Arc::clone(&permits).acquire_owned() => permit,
         };
         let Ok(permit) = permit else { break };
-        let router = router.clone();
+        let streams = Arc::clone(&streams);
         tokio::select! {
             () = &mut stop => break,
             accepted = unix.accept() => match accepted {
-                Ok((stream, _)) => { connections.spawn(connection(stream, router, permit)); }
+                Ok((stream, _)) => { connections.spawn(connection(stream, open.clone(), permit, streams)); }
                 Err(error) => pause_after(&error).await,
             },
             accepted = accept_tcp(tcp.as_ref()) => match accepted {
-                Ok(stream) => { connections.spawn(connection(stream, router, permit)); }
+                Ok(stream) => { connections.spawn(connection(stream, guarded.clone(), permit, streams)); }
                 Err(error) => pause_after(&error).await,
             },
         }
@@ -201,19 +240,47 @@ async fn pause_after(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn connection<S>(stream: S, router: axum::Router, permit: tokio::sync::OwnedSemaphorePermit)
+async fn connection<S>(stream: S, router: axum::Router, permit: OwnedSemaphorePermit, streams: Arc<Semaphore>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let lasting = Arc::new(AtomicBool::new(false));
+    let mark = Arc::clone(&lasting);
+    let router = TowerToHyperService::new(router);
+    // The permit of a stream is kept by the connection: whatever it does afterwards has no time bound either.
+    let held = Arc::new(parking_lot::Mutex::new(None::<OwnedSemaphorePermit>));
+    let service = service_fn(move |request| {
+        let (router, mark) = (router.clone(), Arc::clone(&mark));
+        let (streams, held) = (Arc::clone(&streams), Arc::clone(&held));
+        async move {
+            let answer = router.call(request).await?;
+            if answer.extensions().get::<Lasting>().is_none() || held.lock().is_some() {
+                return Ok(answer);
+            }
+            let Ok(permit) = streams.try_acquire_owned() else {
+                return Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "too many captures run; end one first"));
+            };
+            *held.lock() = Some(permit);
+            mark.store(true, Relaxed);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(CONNECTION_TIME_MAX, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "control connection ended"),
-        Err(_) => tracing::debug!("control connection lasted too long"),
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let ended = match tokio::time::timeout(CONNECTION_TIME_MAX, &mut served).await {
+        Ok(ended) => ended,
+        Err(_) if lasting.load(Relaxed) => served.await,
+        Err(_) => {
+            tracing::debug!("control connection lasted too long");
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "control connection ended");
     }
     drop(permit);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// The state of the whole program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -323,18 +323,24 @@ pub struct FdbSpec {
 }
 
 /// Which FDB entries are meant; every field that is given must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct FdbFilter {
     /// Name of a switch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub switch: Option<String>,
     /// Name of a port.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// VLAN.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
     /// The address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// A kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
 }
 
@@ -413,9 +419,33 @@ pub struct ChangeView {
     pub needs_restart: Vec<String>,
 }
 
+/// What a removal of FDB entries did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlushView {
+    /// Number of entries removed.
+    pub removed: usize,
+}
+
 /// Why a request was not answered with what it asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// What is wrong, in words.
     pub error: String,
+    /// Every mistake of a configuration that was refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mistakes: Vec<MistakeView>,
+}
+
+/// A mistake in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MistakeView {
+    /// Line of the file, counted from 1, where a file was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Path of the field, such as `port.web.mac`.
+    pub field: String,
+    /// What is wrong, with the value as written.
+    pub what: String,
+    /// What is accepted in its place.
+    pub accepted: String,
 }

@@ -3,9 +3,14 @@
 //! Facts go to standard output, as a table or with `--json` as the API's JSON. Mistakes and the log go to standard error.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod capture;
+mod change;
+mod pairs;
 mod run;
+mod sheet;
 mod show;
 mod table;
+mod trace;
 pub mod vmm_args;
 
 use std::io::Write as _;
@@ -71,9 +76,24 @@ enum Command {
     /// Ports and their counters
     #[command(subcommand)]
     Port(PortCommand),
+    /// Switches
+    #[command(subcommand)]
+    Switch(SwitchCommand),
     /// MAC tables of the switches
     #[command(subcommand)]
     Fdb(FdbCommand),
+    /// Multicast groups with listeners
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// The configuration that runs
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Read the configuration file again and go over to what it says; ports that did not change do not notice
+    Reload(#[command(flatten)] Output),
+    /// Say step by step what the switch would do with a frame; changes nothing
+    Trace(trace::TraceArguments),
+    /// Show or write (pcapng) frames as they pass ports, with direction and drop reason
+    Capture(capture::CaptureArguments),
     /// Print the arguments that attach a guest to a port
     VmmArgs(vmm_args::VmmArguments),
     /// Print the completion script of a shell
@@ -93,18 +113,55 @@ enum Command {
 enum PortCommand {
     /// List all ports
     List(#[command(flatten)] Output),
-    /// Show one port with its features, queues and counters
+    /// Show one port with its settings, features, queues and counters
     Show {
         /// Name of the port
         name: String,
         #[command(flatten)]
         output: Output,
     },
+    /// Add a port, until ringway ends or reads its file again
+    Add(change::Described),
+    /// Change keys of a port; its traffic goes on where the key allows it
+    Set(change::Changed),
+    /// Remove a port
+    Remove(change::Named),
+    /// Open a port that its guard has shut
+    Reopen(change::Named),
+}
+
+#[derive(Debug, Subcommand)]
+enum SwitchCommand {
+    /// List all switches
+    List(#[command(flatten)] Output),
+    /// Add a switch, until ringway ends or reads its file again
+    Add(change::Described),
+    /// Change keys of a switch
+    Set(change::Changed),
+    /// Remove a switch that has no ports
+    Remove(change::Named),
 }
 
 #[derive(Debug, Subcommand)]
 enum FdbCommand {
-    /// List MAC addresses and the ports they live behind
+    /// List MAC addresses, the ports they live behind, and why they are known
+    List {
+        #[command(flatten)]
+        which: change::Selection,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Add an entry, until ringway ends
+    Add(change::NewEntry),
+    /// Remove the entries of an address
+    Remove(change::OldEntry),
+    /// Forget what was learned, or every entry of an address or kind
+    Flush(change::Flush),
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupCommand {
+    /// List multicast groups and the ports with listeners
     List {
         /// Only this switch
         #[arg(long, value_name = "NAME")]
@@ -112,6 +169,14 @@ enum FdbCommand {
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration that runs, as TOML
+    Show(#[command(flatten)] Output),
+    /// Say what a file would change in the running ringway, or what is wrong with it; changes nothing
+    Check(change::Compared),
 }
 
 /// How facts are printed.
@@ -187,14 +252,51 @@ fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<Answer> {
             demo::run(&DemoOptions { vm, json: output.json, cache }).map(|()| String::new())
         }
         Command::Status(output) => show::status(&socket, output),
-        Command::Port(PortCommand::List(output)) => show::port_list(&socket, output),
-        Command::Port(PortCommand::Show { name, output }) => show::port(&socket, &name, output),
-        Command::Fdb(FdbCommand::List { switch, output }) => show::fdb(&socket, switch.as_deref(), output),
+        Command::Port(command) => port(&socket, &command),
+        Command::Switch(command) => switch(&socket, &command),
+        Command::Fdb(command) => fdb(&socket, &command),
+        Command::Group(GroupCommand::List { switch, output }) => {
+            show::groups(&socket, switch.as_deref(), output)
+        }
+        Command::Config(ConfigCommand::Show(output)) => change::config_show(&socket, output),
+        Command::Config(ConfigCommand::Check(what)) => change::config_check(&socket, &what.file, what.output),
+        Command::Reload(output) => change::reload(&socket, output),
+        Command::Trace(arguments) => trace::trace(&socket, &arguments),
+        Command::Capture(arguments) => capture::capture(&socket, &arguments).map(|()| String::new()),
         Command::VmmArgs(arguments) => vmm_args::vmm_args(&socket, &arguments),
         Command::Completions { shell } => completions(shell),
         Command::Man { directory } => man(directory.as_deref()),
     };
     text.map(Answer::from)
+}
+
+fn port(socket: &Path, command: &PortCommand) -> anyhow::Result<String> {
+    match command {
+        PortCommand::List(output) => show::port_list(socket, *output),
+        PortCommand::Show { name, output } => show::port(socket, name, *output),
+        PortCommand::Add(what) => change::port_add(socket, what),
+        PortCommand::Set(what) => change::port_set(socket, what),
+        PortCommand::Remove(what) => change::port_remove(socket, what),
+        PortCommand::Reopen(what) => change::reopen(socket, what),
+    }
+}
+
+fn switch(socket: &Path, command: &SwitchCommand) -> anyhow::Result<String> {
+    match command {
+        SwitchCommand::List(output) => show::switch_list(socket, *output),
+        SwitchCommand::Add(what) => change::switch_add(socket, what),
+        SwitchCommand::Set(what) => change::switch_set(socket, what),
+        SwitchCommand::Remove(what) => change::switch_remove(socket, what),
+    }
+}
+
+fn fdb(socket: &Path, command: &FdbCommand) -> anyhow::Result<String> {
+    match command {
+        FdbCommand::List { which, output } => show::fdb(socket, which, *output),
+        FdbCommand::Add(entry) => change::fdb_add(socket, entry),
+        FdbCommand::Remove(entry) => change::fdb_remove(socket, entry),
+        FdbCommand::Flush(what) => change::fdb_flush(socket, what),
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {

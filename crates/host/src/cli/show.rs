@@ -1,4 +1,4 @@
-//! The commands that print facts: `check`, `status`, `port`, `fdb`.
+//! The commands that print facts: `check`, `status`, and what is listed of ports, switches, FDBs and groups.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::change::Selection;
+use super::sheet::port_sheet;
 use super::table::{bytes, duration, lines, table};
 use super::{Answer, Output};
 use crate::api::client;
-use crate::api::view::{FdbView, PortView, Status};
+use crate::api::view::{FdbView, GroupView, PortView, Status, SwitchView};
 use crate::config;
 
 /// `facts` as indented JSON.
@@ -21,6 +23,12 @@ pub(crate) fn json(facts: &impl Serialize) -> anyhow::Result<String> {
 pub(crate) fn port_path(name: &str) -> anyhow::Result<String> {
     config::check_name(name).map_err(anyhow::Error::msg)?;
     Ok(format!("/api/ports/{name}"))
+}
+
+/// Where the API has the switch `name`.
+pub(crate) fn switch_path(name: &str) -> anyhow::Result<String> {
+    config::check_name(name).map_err(anyhow::Error::msg)?;
+    Ok(format!("/api/switches/{name}"))
 }
 
 pub(crate) fn check(file: &Path, text_only: bool, output: Output) -> anyhow::Result<Answer> {
@@ -90,7 +98,7 @@ fn port_table(ports: &[PortView]) -> String {
             port.name.clone(),
             port.switch.clone(),
             port.kind.clone(),
-            port.state.as_str().into(),
+            state(port),
             port.mac.clone().unwrap_or("-".into()),
             counters.from_guest.frames.to_string(),
             bytes(counters.from_guest.bytes),
@@ -103,8 +111,15 @@ fn port_table(ports: &[PortView]) -> String {
     lines(&rows)
 }
 
-fn place(port: &PortView) -> String {
-    port.socket.clone().or_else(|| port.tap.clone()).unwrap_or("-".into())
+pub(super) fn place(port: &PortView) -> String {
+    port.socket.clone().or_else(|| port.interface.clone()).unwrap_or("-".into())
+}
+
+pub(super) fn state(port: &PortView) -> String {
+    match &port.shut {
+        Some(why) => format!("{}, shut: {why}", port.state.as_str()),
+        None => port.state.as_str().into(),
+    }
 }
 
 pub(crate) fn port(socket: &Path, name: &str, output: Output) -> anyhow::Result<String> {
@@ -112,68 +127,67 @@ pub(crate) fn port(socket: &Path, name: &str, output: Output) -> anyhow::Result<
     if output.json { json(&port) } else { Ok(port_sheet(&port)) }
 }
 
-fn port_sheet(port: &PortView) -> String {
-    let counters = &port.counters;
-    let traffic =
-        |side: &crate::api::view::TrafficView| format!("{} frames, {}", side.frames, bytes(side.bytes));
-    let drops: Vec<String> =
-        counters.drops.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let or_dash = |text: String| if text.is_empty() { "-".into() } else { text };
-    let facts = [
-        ("port", port.name.clone()),
-        ("switch", port.switch.clone()),
-        ("kind", port.kind.clone()),
-        ("at", place(port)),
-        ("socket mode", port.socket_mode.clone().unwrap_or_default()),
-        ("state", port.state.as_str().into()),
-        ("fault", port.fault.clone().unwrap_or_default()),
-        ("mac", port.mac.clone().unwrap_or_default()),
-        ("mtu", port.mtu.map(|mtu| mtu.to_string()).unwrap_or_default()),
-        ("queue pairs", port.queue_pairs.to_string()),
-        ("from guest", traffic(&counters.from_guest)),
-        ("to guest", traffic(&counters.to_guest)),
-        ("drops", drops.join(", ")),
-        ("kicks", counters.kicks.to_string()),
-        ("calls", counters.calls.to_string()),
-        ("offered", port.features.offered.join(" ")),
-        ("acknowledged", port.features.acknowledged.join(" ")),
-    ];
-    let mut text = String::new();
-    for (name, value) in facts {
-        let _ = writeln!(text, "{name:<13} {}", or_dash(value));
+pub(crate) fn switch_list(socket: &Path, output: Output) -> anyhow::Result<String> {
+    let switches: Vec<SwitchView> = client::get(socket, "/api/switches")?;
+    if output.json {
+        return json(&switches);
     }
-    let mut queues = table(&[">QUEUE", "DIRECTION", ">SIZE", "LAYOUT", "ENABLED", "FAULT"]);
-    for queue in &port.queues {
-        queues.add_row([
-            queue.index.to_string(),
-            queue.direction.clone(),
-            queue.size.to_string(),
-            queue.layout.clone(),
-            if queue.enabled { "yes" } else { "no" }.into(),
-            queue.fault.clone().unwrap_or("-".into()),
+    let mut rows = table(&["SWITCH", ">PORTS", ">FDB ENTRIES", ">OF", ">AGEING", "VLAN", "SNOOPING"]);
+    for switch in switches {
+        rows.add_row([
+            switch.name,
+            switch.ports.to_string(),
+            switch.fdb_entries.to_string(),
+            switch.fdb_entries_max.to_string(),
+            duration(switch.ageing_ms / 1000),
+            switch.vlan,
+            yes(switch.snooping),
         ]);
     }
-    if !port.queues.is_empty() {
-        let _ = write!(text, "\n{}", lines(&queues));
-    }
-    text
+    Ok(lines(&rows))
 }
 
-pub(crate) fn fdb(socket: &Path, switch: Option<&str>, output: Output) -> anyhow::Result<String> {
-    let path = match switch {
-        Some(name) => {
-            config::check_name(name).map_err(anyhow::Error::msg)?;
-            format!("/api/fdb?switch={name}")
-        }
-        None => "/api/fdb".into(),
-    };
-    let entries: Vec<FdbView> = client::get(socket, &path)?;
+pub(crate) fn fdb(socket: &Path, which: &Selection, output: Output) -> anyhow::Result<String> {
+    let entries: Vec<FdbView> = client::get(socket, &format!("/api/fdb{}", which.query()))?;
     if output.json {
         return json(&entries);
     }
-    let mut rows = table(&["SWITCH", "MAC", "PORT", "KIND", ">AGE"]);
+    let mut rows = table(&["SWITCH", ">VLAN", "MAC", "PORT", "KIND", ">AGE", "WHY"]);
     for entry in entries {
-        rows.add_row([entry.switch, entry.mac, entry.port, entry.kind, duration(entry.age_ms / 1000)]);
+        let age = if ages(&entry.kind) { duration(entry.age_ms / 1000) } else { "-".into() };
+        rows.add_row([entry.switch, vlan(entry.vlan), entry.mac, entry.port, entry.kind, age, entry.why]);
     }
     Ok(lines(&rows))
+}
+
+fn ages(kind: &str) -> bool {
+    !matches!(kind, "static" | "sticky")
+}
+
+pub(crate) fn groups(socket: &Path, switch: Option<&str>, output: Output) -> anyhow::Result<String> {
+    let path = match switch {
+        Some(name) => {
+            config::check_name(name).map_err(anyhow::Error::msg)?;
+            format!("/api/groups?switch={name}")
+        }
+        None => "/api/groups".into(),
+    };
+    let groups: Vec<GroupView> = client::get(socket, &path)?;
+    if output.json {
+        return json(&groups);
+    }
+    let mut rows = table(&["SWITCH", ">VLAN", "GROUP", "PORTS", ">EXPIRES"]);
+    for group in groups {
+        let expires = duration(group.expires_ms / 1000);
+        rows.add_row([group.switch, vlan(group.vlan), group.group, group.ports.join(", "), expires]);
+    }
+    Ok(lines(&rows))
+}
+
+fn vlan(vlan: Option<u16>) -> String {
+    vlan.map_or("-".into(), |vlan| vlan.to_string())
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "no" }.into()
 }
