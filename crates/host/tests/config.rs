@@ -1,5 +1,14 @@
 //! The configuration contract: what is read, and each mistake with its exact line and field.
 
+#[path = "config/document.rs"]
+mod document;
+#[path = "config/keys.rs"]
+mod keys;
+#[path = "config/settings.rs"]
+mod settings;
+#[path = "config/unique.rs"]
+mod unique;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -122,6 +131,8 @@ fn mistakes_of_control_and_workers() {
         ("[control]\nsokcet = '/c'", "2 control.sokcet", "did you mean \"socket\"", "socket, http"),
         ("[control]\nsocket = 7", "2 control.socket", "is an integer, not a string", "a path"),
         ("[control]\nsocket = ''", "2 control.socket", "empty", "a path"),
+        ("[control]\ntoken-file = ''", "2 control.token-file", "empty", "a path of 1 to 4095"),
+        ("[control]\ntoken_file = 't'", "2 control.token_file", "did you mean \"token-file\"", "token-file"),
         ("[control]\nhttp = 'localhost'", "2 control.http", "no address", "127.0.0.1:9464"),
         ("[workers]\nmode = 'pol'", "2 workers.mode", "did you mean \"pool\"", "\"per-device\" or \"pool\""),
         ("[workers]\nmode = 'sidecore'", "2 workers.mode", "not available", "in a later version"),
@@ -157,6 +168,14 @@ fn mistakes_of_switches() {
         ("[switch.lan]\nageing = 300", "2 switch.lan.ageing", "is an integer", "such as \"5m\""),
         ("[switch.lan]\nageing = '5 min'", "2 switch.lan.ageing", "not a whole number", "such as \"5m\""),
         ("[switch.lan]\nageing = '0s'", "2 switch.lan.ageing", "out of range", "from \"1s\""),
+        (
+            "[switch.lan]\nvlan = 10",
+            "2 switch.lan.vlan",
+            "is an integer",
+            "\"none\" or \"802.1q\" or \"802.1ad\"",
+        ),
+        ("[switch.lan]\nvlan = '802.1x'", "2 switch.lan.vlan", "did you mean \"802.1q\"", "\"802.1ad\""),
+        ("[switch.lan]\nsnooping = 1", "2 switch.lan.snooping", "is an integer", "true or false"),
         ("[switch.lan]\nmax-entries = 0", "2 switch.lan.max-entries", "out of range", "1 to 1048576"),
     ]);
 }
@@ -219,8 +238,6 @@ fn mistakes_of_ports() {
             "not available in this version",
             "vhost-user",
         ),
-        (port!("switch = 'lan'\naf-xdp.interface = 'e'"), "4 port.web.af-xdp", "not available", "tap"),
-        (port!("switch = 'lan'\npacket.interface = 'e'"), "4 port.web.packet", "not available", "tap"),
         (
             port!("switch = 'lan'\ntap.name = 't'\nmac = '01:00:5e:00:00:01'"),
             "5 port.web.mac",
@@ -247,7 +264,7 @@ fn mistakes_of_ports() {
             "an integer",
             "true or",
         ),
-        (port!("switch = 'lan'\ntap.name = 't'\nmacs = 1"), "5 port.web.macs", "did you mean \"mac\"", "mtu"),
+        (port!("switch = 'lan'\ntap.name = 't'\nmacz = 1"), "5 port.web.macz", "did you mean \"mac\"", "mtu"),
         ("[[port.web]]\nswitch = 'lan'", "1 port.web", "is an array, not a table", "[port.web]"),
     ]);
 }
@@ -388,22 +405,31 @@ fn relative_paths_start_from_the_directory_of_the_file() {
 fn the_environment_is_checked_as_a_whole() {
     let directory = tempfile::tempdir().expect("a directory");
     let at = |name: &str| directory.path().join(name).display().to_string();
-    std::fs::write(directory.path().join("file"), "").expect("written");
+    for file in ["file", "data"] {
+        std::fs::write(directory.path().join(file), "").expect("written");
+    }
     let _socket = std::os::unix::net::UnixListener::bind(directory.path().join("stale.sock")).expect("bound");
     let text = format!(
-        "[control]\nsocket = '{}'\n[workers]\ncpus = [1023]\n[switch.lan]\n\
+        "[control]\nsocket = '{}'\ntoken-file = '{}'\n[workers]\ncpus = [1023]\n[switch.lan]\n\
          [port.a]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
          [port.b]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
          [port.c]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
          [port.d]\nswitch = 'lan'\nvhost-user = {{ socket = '{}', mode = 'client' }}\n\
          [port.e]\nswitch = 'lan'\nvhost-user.socket = '{}'\n\
-         [port.f]\nswitch = 'lan'\ntap.name = 'lo'\n",
+         [port.f]\nswitch = 'lan'\ntap.name = 'lo'\n\
+         [port.h]\nswitch = 'lan'\npacket.interface = 'no-such-thing'\n\
+         [port.i]\nswitch = 'lan'\naf-xdp.interface = 'no-such-xdp'\n\
+         [port.j]\nswitch = 'lan'\nmacvtap = {{ interface = 'no-such-mac', fds = [60000] }}\n\
+         [port.k]\nswitch = 'lan'\nvhost-user.socket = '{}'\nqmp.socket = '{}'\n",
         at("file"),
+        at("data"),
         at("stale.sock"),
         at("missing/b.sock"),
         at("file/c.sock"),
         at("missing/d.sock"),
         at("new.sock"),
+        at("k.sock"),
+        at("data"),
     );
     let loaded = parse(&text).expect("no mistake in the text");
     let error = config::environment_check(&loaded).expect_err("mistakes of the machine");
@@ -412,13 +438,27 @@ fn the_environment_is_checked_as_a_whole() {
         places,
         [
             "2 control.socket",
-            "4 workers.cpus",
-            "11 port.b.vhost-user.socket",
-            "14 port.c.vhost-user.socket",
-            "23 port.f.tap.name"
+            "3 control.token-file",
+            "5 workers.cpus",
+            "12 port.b.vhost-user.socket",
+            "15 port.c.vhost-user.socket",
+            "24 port.f.tap.name",
+            "27 port.h.packet.interface",
+            "30 port.i.af-xdp.interface",
+            "33 port.j.macvtap.fds",
+            "33 port.j.macvtap.interface",
+            "37 port.k.qmp",
         ],
         "{error}"
     );
     assert!(error.mistakes[0].what.contains("exists and is no socket"), "{error}");
-    assert!(error.mistakes[2].what.contains("No such file"), "{error}");
+    assert!(error.mistakes[1].what.contains("others than its owner may use it"), "{error}");
+    assert!(error.mistakes[3].what.contains("No such file"), "{error}");
+    assert!(error.mistakes[6].what.contains("interface no-such-thing: No such device"), "{error}");
+
+    let lo = format!(
+        "[control]\nsocket = '{}'\n[switch.lan]\n[port.a]\nswitch = 'lan'\npacket.interface = 'lo'\n",
+        at("new.sock")
+    );
+    assert_eq!(config::environment_check(&parse(&lo).expect("no mistake in the text")), Ok(()));
 }

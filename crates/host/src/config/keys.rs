@@ -32,6 +32,7 @@ pub const PORT: &[&str] = &[
     "guard",
     "neighbour-suppression",
     "multicast-fast-leave",
+    "multicast-router",
     "mac-limit",
     "multicast-groups-max",
     "rate-limit",

@@ -16,7 +16,9 @@ const GUEST_GROUPS_MAX: u32 = 64;
 
 impl Profile {
     /// The settings of a port of this profile, and which addresses its guest may take. `mac_known`: the configuration
-    /// says the port's MAC address. A guest whose address the driver or the VMM chooses cannot be locked to it; it may
+    /// says the port's MAC address.
+    ///
+    /// A guest is no multicast router: as a querier it would be sent every group of the switch. A guest whose address the driver or the VMM chooses cannot be locked to it; it may
     /// have the one address that is learned.
     pub fn defaults(self, mac_known: bool) -> (PortSettings, MacChange) {
         let open = PortSettings::default();
@@ -28,6 +30,7 @@ impl Profile {
                     flood: false,
                     locked: mac_known,
                     guard: true,
+                    multicast_router: false,
                     mac_limit: (!mac_known).then_some(1),
                     groups_max: GUEST_GROUPS_MAX,
                     rates: Rates {

@@ -19,8 +19,8 @@ pub struct Config {
     pub workers: WorkersConfig,
     /// Switches in the order of the file. Names are unique.
     pub switches: Vec<SwitchConfig>,
-    /// Ports in the order of the file. Names, MAC addresses, socket paths and tap names are unique, and every
-    /// [`PortConfig::switch`] names one of [`Config::switches`].
+    /// Ports in the order of the file. Names, [`PortConfig::mac`], socket paths, interfaces and descriptors are unique; a
+    /// station is behind one port of a switch and VLAN; every [`PortConfig::switch`] names one of [`Config::switches`].
     pub ports: Vec<PortConfig>,
 }
 
@@ -101,11 +101,12 @@ pub struct PortConfig {
     pub profile: Profile,
     /// Whether checksum and segmentation offloads are offered.
     pub offloads: bool,
-    /// What the switch lets it do. [`PortSettings::neighbours`] is filled in by the data plane.
+    /// What the switch lets it do. [`PortSettings::neighbours`] has an entry for each single host of the port's addresses
+    /// if the switch answers for it; its sources have MAC addresses if the port is not locked and names `macs`.
     pub settings: PortSettings,
     /// Unicast addresses (not zero) that the other side uses beside [`Self::mac`].
     pub macs: Vec<UnicastMac>,
-    /// FDB entries of the configuration; of a kind that frames cannot make.
+    /// FDB entries of the configuration; of a kind that frames cannot make. No two of a port have the same address and VLAN.
     pub fdb: Vec<FdbConfig>,
     /// Which addresses the guest may take in place of [`Self::mac`].
     pub mac_change: MacChange,
@@ -250,6 +251,6 @@ pub enum SocketRole {
 pub enum Profile {
     /// A guest that is locked to its own addresses, guarded and bounded. Default for vhost-user ports.
     Guest,
-    /// Anything may be behind the port. Default for tap ports.
+    /// Anything may be behind the port. Default for interfaces of the host.
     Open,
 }

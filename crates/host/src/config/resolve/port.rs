@@ -257,6 +257,7 @@ fn flags(reader: &mut Reader, section: &Section<'_, '_>, settings: &mut PortSett
         ("guard", &mut settings.guard),
         ("neighbour-suppression", &mut settings.neighbour_suppression),
         ("multicast-fast-leave", &mut settings.fast_leave),
+        ("multicast-router", &mut settings.multicast_router),
     ];
     for (key, flag) in flags {
         *flag = reader.boolean(section, key).unwrap_or(*flag);
