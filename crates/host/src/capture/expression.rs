@@ -224,7 +224,7 @@ fn about_addresses(input: &mut Input<'_>, family: Family, alone: Test) -> Parsed
             opt_word(input)?;
             side(input, first)?
         }
-        Some("host" | "net") => Side::Either,
+        Some("host" | "net" | "port" | "portrange") => Side::Either,
         _ => return Ok(alone),
     };
     let (at, kind) = opt_word(input)?;

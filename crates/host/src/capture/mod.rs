@@ -23,6 +23,8 @@ mod pcapng;
 mod queue;
 mod reader;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use expression::FilterError;
 pub use filter::Filter;

@@ -2,8 +2,8 @@
 //!
 //! One section. Each port is an interface, described before its first frame; a port that comes later gets its interface
 //! then. Time is in nanoseconds. `epb_flags` says which way a frame went: inbound is from the port into the switch.
-//! `epb_dropcount` is what the port missed since its frame before, and about once a second interface statistics say what
-//! was written and missed altogether; the last ones of a file count.
+//! `epb_dropcount` is what the port missed since its frame before. Interface statistics say what was written and missed
+//! altogether: at once where more was missed, else about once a second. The last ones of a file count.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -75,7 +75,8 @@ impl PcapngStream {
                 }
                 self.blocks.add_frame(&record)?;
             }
-            if self.statistics_at <= Instant::now() && self.blocks.has_news() {
+            let due = self.statistics_at <= Instant::now() && self.blocks.has_news();
+            if due || self.blocks.has_missed() {
                 self.blocks.add_statistics(SystemTime::now())?;
                 self.statistics_at = Instant::now() + STATISTICS_TIME;
             }
@@ -117,7 +118,7 @@ impl Written {
 impl Blocks {
     fn new(snap_len: u32, filter: &str) -> Result<Self, PcapNgWriteError> {
         let section = SectionHeaderBlock {
-            endianness: Endianness::native(),
+            endianness: Endianness::Little,
             options: vec![
                 SectionHeaderOption::OS(std::env::consts::OS.into()),
                 SectionHeaderOption::UserApplication(SOURCE_NAME.into()),
@@ -188,6 +189,11 @@ impl Blocks {
     /// Whether there is anything that the last statistics did not tell.
     fn has_news(&self) -> bool {
         self.interfaces.iter().any(|written| written.counts() != written.statistics)
+    }
+
+    /// Whether more was missed than the last statistics told.
+    fn has_missed(&self) -> bool {
+        self.interfaces.iter().any(|written| written.interface.missed() != written.statistics.1)
     }
 
     fn add_statistics(&mut self, now: SystemTime) -> Result<(), PcapNgWriteError> {
