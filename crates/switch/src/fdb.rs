@@ -32,14 +32,15 @@ use crate::types::{Now, PortId, UnicastMac, Vlan};
 
 /// Entries of one bucket.
 pub(crate) const WAYS: usize = 4;
-/// Buckets that may hold an entry: its home and those behind it.
-pub(crate) const PROBE_MAX: usize = 8;
+/// Buckets that may hold an entry: its home and those behind it. In a full table of a million entries the chance that
+/// one finds no place is below one in a hundred (the tail of a Poisson distribution).
+pub(crate) const PROBE_MAX: usize = 24;
 /// Buckets of the smallest table.
-const BUCKETS_MIN: usize = 16;
+const BUCKETS_MIN: usize = 32;
 /// Times that a reader looks again because a slot changed hands under it.
 const RACES_MAX: usize = 8;
 /// Buckets that fit a core's own cache with room to spare; see [`Fdb::is_large`].
-const NEAR_BUCKETS_MAX: usize = 4096;
+const NEAR_BUCKETS_MAX: usize = 16_384;
 
 /// All bits of a word that name the station: 48 of address, of which the group bit is always clear, and 12 of VLAN.
 const STATION: u64 = !ATTRIBUTES;
@@ -134,20 +135,34 @@ struct Bucket {
 }
 
 impl Bucket {
-    #[inline]
+    #[inline(always)]
     fn find(&self, station: Station) -> Option<Hit<'_>> {
-        for _ in 0..RACES_MAX {
-            let version = self.version.load(Ordering::Acquire);
-            let words = self.words.each_ref().map(|word| Word(word.load(Ordering::Acquire)));
-            let way = words.iter().position(|word| word.is_for(station))?;
-            let hit = self.hit(way, words[way]);
-            // Orders the load of the port before the second load of the version.
-            fence(Ordering::Acquire);
-            if self.version.load(Ordering::Relaxed) == version {
-                return Some(hit);
+        match self.try_find(station) {
+            Ok(hit) => hit,
+            Err(Raced) => self.find_again(station),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_again(&self, station: Station) -> Option<Hit<'_>> {
+        (0..RACES_MAX).find_map(|_| self.try_find(station).ok()).flatten()
+    }
+
+    #[inline(always)]
+    fn try_find(&self, station: Station) -> Result<Option<Hit<'_>>, Raced> {
+        let version = self.version.load(Ordering::Acquire);
+        for way in 0..WAYS {
+            let word = Word(self.words[way].load(Ordering::Acquire));
+            if word.is_for(station) {
+                let hit = self.hit(way, word);
+                // Orders the load of the port before the second load of the version.
+                fence(Ordering::Acquire);
+                let is_pair = self.version.load(Ordering::Relaxed) == version;
+                return if is_pair { Ok(Some(hit)) } else { Err(Raced) };
             }
         }
-        None
+        Ok(None)
     }
 
     #[inline]
@@ -155,6 +170,9 @@ impl Bucket {
         Hit { word, port: PortId(self.ports[way].load(Ordering::Relaxed)), seen: &self.seen[way] }
     }
 }
+
+/// A slot changed hands while it was read.
+struct Raced;
 
 /// An entry as a reader found it.
 pub(crate) struct Hit<'a> {
@@ -255,7 +273,7 @@ impl Fdb {
     }
 
     /// Looks a station up. Any thread, at any time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, station: Station) -> Option<Hit<'_>> {
         let home = self.home(station);
         let bucket = self.bucket(home);

@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_crowded_neighbourhood_costs_the_port_with_most_entries() {
-        let (fdb, mut ledger) = books(64);
+        let (fdb, mut ledger) = books(128);
         let crowd = fdb.neighbours(3, 0x5254_0000_0000, PROBE_MAX * WAYS + 1);
         ledger.learn_any(&fdb, crowd[0], 1, at(0));
         for station in &crowd[1..] {

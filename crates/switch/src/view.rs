@@ -156,37 +156,37 @@ impl<'b> View<'b> {
         }
         // Frames of one sender and of one flow come in runs, and the same question at the same time has the same
         // answer. Not remembered: a source that was refused, and whatever depends on more than addresses and tag.
+        const NONE: u64 = u64::MAX;
         let judges_bytes = ingress.has(Flags::SOURCES);
-        let mut source = None;
-        let mut known: Option<(MacAddr, Decision)> = None;
+        let (mut last_src, mut last_dst) = (NONE, NONE);
+        let (mut last_tag, mut last_type) = (None, 0);
+        let mut admitted = Admitted { vlan: None, is_known_here: false, is_link_local: false };
+        let mut decision = Decision::drop(DropReason::InvalidSource);
         for (head, out) in frames.iter().zip(out) {
             let ethernet = &head.ethernet;
-            let here = (ethernet.src, ethernet.tag, ethernet.ethertype);
-            let admitted = match source {
-                Some((there, admitted)) if there == here && !ethernet.dst.is_multicast() => {
-                    if let Some((dst, decision)) = known
-                        && dst == ethernet.dst
-                    {
-                        *out = decision;
-                        continue;
+            let (src, dst) = (ethernet.src.to_u64(), ethernet.dst.to_u64());
+            let is_run = src == last_src
+                && ethernet.tag == last_tag
+                && ethernet.ethertype == last_type
+                && !ethernet.dst.is_multicast();
+            if !(is_run && dst == last_dst) {
+                let admission = if is_run { Ok(admitted) } else { self.admit(&ingress, head, &mut Nobody) };
+                decision = match admission {
+                    Ok(admission) => {
+                        admitted = admission;
+                        last_src = if judges_bytes { NONE } else { src };
+                        (last_tag, last_type) = (ethernet.tag, ethernet.ethertype);
+                        self.route(&ingress, head, admitted, &mut Nobody)
                     }
-                    admitted
-                }
-                _ => match self.admit(&ingress, head, &mut Nobody) {
-                    Ok(admitted) => {
-                        source = (!judges_bytes).then_some((here, admitted));
-                        admitted
+                    Err(refused) => {
+                        last_src = NONE;
+                        refused
                     }
-                    Err(decision) => {
-                        (source, known) = (None, None);
-                        *out = decision;
-                        continue;
-                    }
-                },
-            };
-            *out = self.route(&ingress, head, admitted, &mut Nobody);
-            // A flood is charged each time.
-            known = matches!(out.verdict, Verdict::Unicast(_)).then_some((ethernet.dst, *out));
+                };
+                // A flood is charged each time.
+                last_dst = if matches!(decision.verdict, Verdict::Unicast(_)) { dst } else { NONE };
+            }
+            *out = decision;
         }
     }
 
