@@ -3,7 +3,7 @@
 mod station;
 
 use devices::net::Features;
-use ringway::api::view::PortState;
+use ringway::api::view::{FdbFilter, PortState};
 use rustix::fs::ftruncate;
 use station::{
     BROADCAST, Lab, MAC_A, MAC_B, MAC_C, Station, connect, exchange, frame, negotiate, plain, table,
@@ -35,7 +35,7 @@ fn two_guests_exchange_frames_in_every_mode_and_ring_form() {
                 (PortState::Running, 500, 500)
             );
             assert_eq!(view.counters.drops.len(), 0, "{:?}", view.counters.drops);
-            assert_eq!(ringway::api::Plane::fdb(&*lab.plane, Some("lan")).len(), 2);
+            assert_eq!(ringway::api::Plane::fdb(&*lab.plane, &FdbFilter::default()).unwrap().len(), 2);
         }
     }
 }
