@@ -60,6 +60,8 @@ pub(crate) fn inherited(number: RawFd, access: Access<'_>) -> io::Result<File> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Access<'a> {
     pub(crate) interface: &'a str,
+    /// The interface's own address: a number in /dev, and even a name, may be another one's in another network namespace.
+    pub(crate) address: Option<[u8; 6]>,
     pub(crate) multi_queue: bool,
 }
 
@@ -70,24 +72,31 @@ fn set_macvtap_queue(queue: File, access: Access<'_>) -> io::Result<File> {
 }
 
 fn check_interface(queue: &File, access: Access<'_>) -> io::Result<()> {
-    let found = interface_of(queue).map_err(|error| io::Error::new(error.kind(), "is no macvtap queue"))?;
-    if found == access.interface {
-        return Ok(());
+    let request =
+        ask(queue, libc::TUNGETIFF).map_err(|error| io::Error::new(error.kind(), "is no macvtap queue"))?;
+    let found = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8);
+    let found = String::from_utf8_lossy(&found.collect::<Vec<u8>>()).into_owned();
+    let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    if found != access.interface {
+        return refused(format!("is a queue of {found}, not of {}", access.interface));
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!("is a queue of {found}, not of {}", access.interface),
-    ))
+    let request = ask(queue, libc::SIOCGIFHWADDR)?;
+    // SAFETY: the kernel just filled in `ifru_hwaddr`.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+    let same = |wanted: [u8; 6]| address.iter().zip(wanted).all(|(&found, wanted)| found as u8 == wanted);
+    if !access.address.is_none_or(same) {
+        return refused(format!("is a queue of another {found}, in another network namespace"));
+    }
+    Ok(())
 }
 
-/// The interface that a tap or macvtap queue belongs to.
-fn interface_of(queue: &File) -> io::Result<String> {
+/// What the kernel says of a tap or macvtap queue.
+fn ask(queue: &File, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     // SAFETY: an all-zero ifreq is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: `request` is a valid ifreq that outlives the call.
-    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
-    let name = request.ifr_name.iter().take_while(|&&byte| byte != 0);
-    Ok(String::from_utf8_lossy(&name.map(|&byte| byte as u8).collect::<Vec<u8>>()).into_owned())
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), question, &raw mut request) })?;
+    Ok(request)
 }
 
 /// Attaches a tap queue to `name` (a macvtap's is attached already, and ignores the name), and agrees on the header.

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 /// Opens the queues of the macvtap interface `name`: those under the inherited descriptors `fds`, or `queues` new ones.
 pub(super) fn open(name: &str, fds: &[i32], queues: u16, config: &PortConfig) -> io::Result<LinkPort> {
     let interface = Reader::open()?.read(name)?;
-    let access = Access { interface: name, multi_queue: queues > 1 || fds.len() > 1 };
+    let multi_queue = queues > 1 || fds.len() > 1;
+    let access = Access { interface: name, address: interface.address, multi_queue };
     let mut opened = Vec::new();
     for &fd in fds {
         let queue = sys::inherited(fd, access);

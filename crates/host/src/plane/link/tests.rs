@@ -58,11 +58,17 @@ fn wire() {
     started(&["near", "far"]);
 }
 
-/// Waits until the kernel has started the transmit queues of interfaces with a link; it does that a while after.
+/// Waits until the kernel has started the transmit queues of interfaces with a link; it does that a while after, and loses
+/// frames silently until then.
 fn started(interfaces: &[&str]) {
+    until(|| interfaces.iter().all(|name| run(&format!("ip link show {name}")).contains("state UP")));
+}
+
+/// Waits for what the kernel, or another test's child that is just being made, does a little later.
+fn until(mut reached: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
-    while !interfaces.iter().all(|name| run(&format!("ip link show {name}")).contains("state UP")) {
-        assert!(Instant::now() < end, "no link between {interfaces:?}");
+    while !reached() {
+        assert!(Instant::now() < end, "it does not come to that");
     }
 }
 

@@ -81,8 +81,11 @@ fn descriptors_may_be_passed() {
     in_namespace(|| {
         let index = macvtap("passthru");
         let far = packet_port("far");
-        let device =
-            || std::fs::OpenOptions::new().read(true).write(true).open(format!("/dev/tap{index}")).unwrap();
+        // Tests beside this one have interfaces of the same number: a node of our own.
+        run("mount -t tmpfs tmpfs /dev/shm");
+        let numbers = run(&format!("cat /sys/class/net/mv0/tap{index}/dev"));
+        run(&format!("mknod /dev/shm/tap c {}", numbers.trim().replace(':', " ")));
+        let device = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/shm/tap").unwrap();
         let passed = [device(), device()];
         let numbers: Vec<i32> = passed.iter().map(AsRawFd::as_raw_fd).collect();
         // Made twice: those that were passed stay open.
@@ -101,8 +104,15 @@ fn descriptors_may_be_passed() {
         assert!(refusal(attach(1, vec![i32::MAX])).contains("Bad file descriptor"));
         run("ip link add one type veth peer name two");
         run("ip link add link one name mv1 type macvtap mode passthru");
-        let other = Attach::Macvtap { interface: "mv1".into(), fds: numbers, queues: 1 };
+        let other = Attach::Macvtap { interface: "mv1".into(), fds: numbers.clone(), queues: 1 };
         assert!(refusal(other).contains("is a queue of mv0, not of mv1"));
+        // The same name somewhere else, as in another network namespace.
+        run("ip link set mv0 name mv2");
+        run("ip link set mv1 name mv0");
+        run("ip link set mv2 name mv1");
+        let other = Attach::Macvtap { interface: "mv1".into(), fds: numbers, queues: 1 };
+        both_ways(&open(other), &far);
+        assert!(refusal(attach(1, vec![passed[0].as_raw_fd()])).contains("is a queue of mv1, not of mv0"));
     });
 }
 
