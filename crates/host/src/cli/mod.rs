@@ -10,6 +10,7 @@ mod run;
 mod sheet;
 mod show;
 mod table;
+mod top;
 mod trace;
 pub mod vmm_args;
 
@@ -73,6 +74,8 @@ enum Command {
     },
     /// Show workers, switches and ports on one screen
     Status(#[command(flatten)] Output),
+    /// Show ports, rates and drops live
+    Top(top::TopArguments),
     /// Ports and their counters
     #[command(subcommand)]
     Port(PortCommand),
@@ -261,6 +264,7 @@ fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<Answer> {
         Command::Config(ConfigCommand::Show(output)) => change::config_show(&socket, output),
         Command::Config(ConfigCommand::Check(what)) => change::config_check(&socket, &what.file, what.output),
         Command::Reload(output) => change::reload(&socket, output),
+        Command::Top(arguments) => top::top(&socket, &arguments),
         Command::Trace(arguments) => trace::trace(&socket, &arguments),
         Command::Capture(arguments) => capture::capture(&socket, &arguments).map(|()| String::new()),
         Command::VmmArgs(arguments) => vmm_args::vmm_args(&socket, &arguments),

@@ -115,7 +115,7 @@ impl Page<'_, '_> {
         let labels = [("version", status.version.as_str())];
         self.infos(("build", "The running program"), [labels])?;
         let uptime = ("uptime", Some(&Unit::Seconds), "Time since the start");
-        self.gauges(uptime, [(NoLabelSet, status.uptime_s)])?;
+        self.gauges(uptime, [([("", ""); 0], status.uptime_s)])?;
         let worker = |worker| -> [(&'static str, &str); 1] { [("worker", worker)] };
         self.gauges(
             ("worker_queues", None, "Queues that the worker serves now"),
@@ -216,7 +216,10 @@ impl Page<'_, '_> {
         let queues = || {
             let numbered = ports.iter().zip(&indices);
             numbered.flat_map(|(port, indices)| {
-                port.queues.iter().zip(indices).map(move |(queue, index)| (queue, of_queue(port, queue, index)))
+                port.queues
+                    .iter()
+                    .zip(indices)
+                    .map(move |(queue, index)| (queue, of_queue(port, queue, index)))
             })
         };
         self.counters(
@@ -230,7 +233,10 @@ impl Page<'_, '_> {
         self.counters(
             ("queue_drops", None, "Frames dropped at the queue, by reason"),
             queues().flat_map(|(queue, [a, b, c])| {
-                queue.drops.iter().map(move |(reason, count)| ([a, b, c, ("reason", reason.as_str())], *count))
+                queue
+                    .drops
+                    .iter()
+                    .map(move |(reason, count)| ([a, b, c, ("reason", reason.as_str())], *count))
             }),
         )?;
         self.counters(

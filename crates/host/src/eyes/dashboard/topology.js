@@ -3,10 +3,13 @@
 // Only so many ports fit on a switch's bar. The rest, and there may be a thousand, is a field of small squares behind it.
 // Ports that say something (a fault, a drop, much traffic) come onto the bar first; the choice is made anew only now and then,
 // so that a picture someone looks at does not jump.
+//
+// What moves are HTML strips above the drawing, shifted by a transform: the compositor does that alone, without this page's
+// thread and without painting anything anew.
 
 import { bits, cut, html, perSecond, say, set, stateOf, svg } from './page.js';
 
-const CARD = { width: 124, height: 50, gap: 12 };
+const CARD = { least: 118, most: 172, height: 50, gap: 12 };
 const MARGIN = 16;
 const LINK = 58;
 const BAR = 46;
@@ -82,6 +85,7 @@ class Drawn {
     this.squares = new Map();
     this.chosen = { names: new Set(), at: -Infinity, key: '' };
     this.links = svg('g');
+    this.flows = html('div', { class: 'flows', 'aria-hidden': 'true' });
     this.bar = svg('g', { class: 'bar' });
     this.barBox = svg('rect', { rx: 10, height: BAR });
     this.barName = svg('text', { class: 'name' });
@@ -90,8 +94,10 @@ class Drawn {
     this.field = svg('g', { class: 'field' });
     this.fieldName = svg('text', { class: 'facts' });
     this.nodes = svg('g');
-    this.picture = svg('svg', { role: 'group' }, this.links, this.bar, this.fieldName, this.field, this.nodes);
-    this.figure = html('figure', {}, this.picture);
+    this.picture = svg('svg', { role: 'group' }, this.links, this.bar, this.nodes);
+    // The field has a picture of its own, so that a change in one does not paint the other.
+    this.squared = svg('svg', { role: 'img' }, this.fieldName, this.field);
+    this.figure = html('figure', {}, this.picture, this.flows, this.squared);
     this.field.addEventListener('click', (event) => {
       const name = event.target.portName;
       if (name !== undefined) {
@@ -103,7 +109,7 @@ class Drawn {
 
   show(each, ports, history, at) {
     const width = Math.max(300, this.figure.clientWidth);
-    const room = Math.max(2, Math.floor((width - 2 * MARGIN + CARD.gap) / (CARD.width + CARD.gap)));
+    const room = Math.max(2, Math.floor((width - 2 * MARGIN + CARD.gap) / (CARD.least + CARD.gap)));
     const names = this.pick(ports, room, history, at);
     const above = ports.filter((port) => names.has(port.name) && !isUplink(port));
     const below = ports.filter((port) => names.has(port.name) && isUplink(port));
@@ -126,16 +132,13 @@ class Drawn {
     }
     for (const [name, card] of this.cards) {
       if (!kept.has(name)) {
-        card.group.remove();
-        card.link.remove();
+        card.remove();
         this.cards.delete(name);
       }
     }
-    bottom = this.drawField(rest, width, bottom + MARGIN, history);
-    const height = bottom + MARGIN;
-    set(this.picture, 'viewBox', `0 0 ${width} ${height}`);
-    set(this.picture, 'width', width);
-    set(this.picture, 'height', height);
+    size(this.picture, width, bottom + MARGIN);
+    this.squared.toggleAttribute('hidden', rest.length === 0);
+    size(this.squared, width, this.drawField(rest, width, history) + MARGIN);
   }
 
   /** The names of the ports that get a card. */
@@ -180,12 +183,14 @@ class Drawn {
         this.cards.set(port.name, card);
         this.links.append(card.link);
         this.nodes.append(card.group);
+        this.flows.append(card.incoming, card.outgoing);
       }
-      card.show(port, history.of(port.name), MARGIN + span * (index + 0.5), y, edge);
+      const size = Math.min(CARD.most, span - CARD.gap);
+      card.show(port, history.of(port.name), { x: MARGIN + span * (index + 0.5), y, edge, width: Math.round(size) });
     });
   }
 
-  drawField(ports, width, y, history) {
+  drawField(ports, width, history) {
     const across = Math.max(1, Math.floor((width - 2 * MARGIN) / PITCH));
     const kept = new Set(ports.map((port) => port.name));
     for (const [name, square] of this.squares) {
@@ -196,10 +201,8 @@ class Drawn {
     }
     say(this.fieldName, ports.length > 0 ? `and ${ports.length} more, brighter with traffic` : '');
     set(this.fieldName, 'x', MARGIN);
-    set(this.fieldName, 'y', y + 12);
-    if (ports.length === 0) {
-      return y - MARGIN;
-    }
+    set(this.fieldName, 'y', 12);
+    set(this.squared, 'aria-label', `${ports.length} more ports; the table below has them all`);
     ports.forEach((port, index) => {
       let square = this.squares.get(port.name);
       if (!square) {
@@ -211,25 +214,34 @@ class Drawn {
       }
       const rates = history.of(port.name);
       set(square, 'x', MARGIN + (index % across) * PITCH);
-      set(square, 'y', y + 22 + Math.floor(index / across) * PITCH);
+      set(square, 'y', 22 + Math.floor(index / across) * PITCH);
       set(square, 'class', `${stateOf(port)} heat${level(rates.inBytes + rates.outBytes)}${rates.drops > 0 ? ' dropping' : ''}`);
     });
-    return y + 22 + Math.ceil(ports.length / across) * PITCH;
+    return 22 + Math.ceil(ports.length / across) * PITCH;
   }
+}
+
+function size(picture, width, height) {
+  set(picture, 'viewBox', `0 0 ${width} ${height}`);
+  set(picture, 'width', width);
+  set(picture, 'height', height);
 }
 
 /** A port on the bar, and its link. */
 class Card {
   constructor(name, choose) {
     this.line = svg('path', { class: 'line' });
-    this.incoming = svg('path', { class: 'flow in' });
-    this.outgoing = svg('path', { class: 'flow out' });
-    this.link = svg('g', {}, this.line, this.incoming, this.outgoing);
-    this.box = svg('rect', { class: 'box', width: CARD.width, height: CARD.height, rx: 9 });
+    this.socket = svg('rect', { class: 'socket', width: 22, height: 7, rx: 2 });
+    this.link = svg('g', {}, this.line, this.socket);
+    this.incoming = html('div', {}, html('i'));
+    this.outgoing = html('div', {}, html('i'));
+    this.box = svg('rect', { class: 'box', height: CARD.height, rx: 9 });
     this.edge = svg('rect', { class: 'edge', width: 4, height: CARD.height - 16, x: 7, y: 8, rx: 2 });
-    this.name = svg('text', { class: 'name', x: 18, y: 20 });
-    this.rate = svg('text', { class: 'rate', x: 18, y: 38 });
-    this.badge = svg('text', { class: 'badge', x: CARD.width - 8, y: 20, 'text-anchor': 'end' });
+    this.name = svg('text', { class: 'name', x: 19, y: 20 });
+    this.sent = svg('tspan', { class: 'sent' });
+    this.received = svg('tspan', { class: 'received', dx: 7 });
+    this.rate = svg('text', { class: 'rate', x: 19, y: 38 }, this.sent, this.received);
+    this.badge = svg('text', { class: 'badge', y: 20, 'text-anchor': 'end' });
     this.title = svg('title');
     this.group = svg('g', { role: 'button', tabindex: 0 }, this.title, this.box, this.edge, this.name, this.rate, this.badge);
     this.group.addEventListener('click', () => choose(name));
@@ -241,33 +253,51 @@ class Card {
     });
   }
 
-  show(port, rates, x, y, edge) {
+  remove() {
+    for (const element of [this.group, this.link, this.incoming, this.outgoing]) {
+      element.remove();
+    }
+  }
+
+  show(port, rates, { x, y, edge, width }) {
     const state = stateOf(port);
-    set(this.group, 'transform', `translate(${Math.round(x - CARD.width / 2)} ${y})`);
+    const above = y < edge;
+    set(this.group, 'transform', `translate(${Math.round(x - width / 2)} ${y})`);
     set(this.group, 'class', `card ${state}${isUplink(port) ? ' uplink' : ''}`);
+    set(this.box, 'width', width);
+    set(this.badge, 'x', width - 9);
     const dropping = rates.drops > 0;
     say(this.badge, dropping ? `✕ ${perSecond(rates.drops)}/s` : port.uplink?.mode === 'promiscuous' ? 'promisc' : '');
     set(this.badge, 'class', dropping ? 'badge dropping' : 'badge');
-    say(this.name, cut(port.name, this.badge.textContent === '' ? 14 : 8));
+    const room = width - 30 - this.badge.textContent.length * 6.5;
+    say(this.name, cut(port.name, Math.max(4, Math.floor(room / 7.4))));
     const quiet = port.shut ? `shut: ${port.shut}` : state;
-    const speed = `↑ ${bits(rates.inBytes)}  ↓ ${bits(rates.outBytes)}`.replaceAll('b/s', '');
-    say(this.rate, state === 'running' ? speed : quiet);
+    const running = state === 'running';
+    const [away, here] = above ? ['↓', '↑'] : ['↑', '↓'];
+    say(this.sent, running ? `${away} ${bits(rates.inBytes).replace('b/s', '')}` : cut(quiet, 16));
+    say(this.received, running ? `${here} ${bits(rates.outBytes).replace('b/s', '')}` : '');
     const words = `${port.name}, ${port.kind}, ${quiet}, from guest ${bits(rates.inBytes)}, to guest ${bits(rates.outBytes)}`;
     const drops = dropping ? `, ${perSecond(rates.drops)} drops a second` : '';
     say(this.title, words + drops);
     set(this.group, 'aria-label', words + drops);
     set(this.link, 'class', `link ${state}`);
-    // The card's edge that faces the bar, and from there towards the bar.
-    const start = y < edge ? y + CARD.height : y;
+    // The card's edge that faces the bar.
+    const start = above ? y + CARD.height : y;
     const middle = Math.round(x);
     set(this.line, 'd', `M${middle} ${start}V${edge}`);
-    this.flow(this.incoming, rates.inBytes, `M${middle - 4} ${start}V${edge}`);
-    this.flow(this.outgoing, rates.outBytes, `M${middle + 4} ${edge}V${start}`);
+    set(this.socket, 'x', middle - 11);
+    set(this.socket, 'y', above ? edge - 4 : edge - 3);
+    const top = Math.min(start, edge);
+    flow(this.incoming, 'in', rates.inBytes, above, middle - 7, top, state);
+    flow(this.outgoing, 'out', rates.outBytes, !above, middle + 3, top, state);
   }
+}
 
-  flow(path, bytes, way) {
-    set(path, 'd', way);
-    const name = path === this.incoming ? 'in' : 'out';
-    set(path, 'class', `flow ${name} level${level(bytes)}`);
-  }
+/** Shows a strip at `x`, `y` that moves down or up at the pace of a rate. */
+function flow(strip, name, bytes, down, x, y, state) {
+  const pace = state === 'running' ? level(bytes) : 0;
+  set(strip, 'class', `flow ${name} ${down ? 'down' : 'up'} level${pace}`);
+  strip.style.left = `${x}px`;
+  strip.style.top = `${y + 3}px`;
+  strip.style.height = `${LINK - 8}px`;
 }
