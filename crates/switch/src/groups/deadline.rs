@@ -69,6 +69,7 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
 
     #[test]
     fn moves_one_way_each_and_not_from_the_grave() {
@@ -87,5 +88,29 @@ mod tests {
         deadline.shorten(1);
         assert!(!deadline.extend(50_000) && !deadline.is_ahead(at(0)));
         assert!(Deadline::new(u64::MAX).extend(u64::MAX), "the end of time is no grave");
+    }
+
+    /// One thread extends, one buries, over the same deadlines at the same time: exactly one of them has its way.
+    #[test]
+    fn either_extended_or_buried() {
+        const COUNT: usize = if cfg!(miri) { 20 } else { 100_000 };
+        let now = Now::from_millis(10);
+        for _ in 0..4 {
+            let deadlines: Vec<_> = (0..COUNT).map(|_| Deadline::new(5)).collect();
+            let start = Barrier::new(2);
+            let (extended, buried) = std::thread::scope(|scope| {
+                let extender = scope.spawn(|| {
+                    start.wait();
+                    deadlines.iter().map(|deadline| deadline.extend(90_000)).collect::<Vec<_>>()
+                });
+                start.wait();
+                let buried: Vec<_> = deadlines.iter().map(|deadline| deadline.bury_if_ended(now)).collect();
+                (extender.join().unwrap(), buried)
+            });
+            for ((extended, buried), deadline) in extended.into_iter().zip(buried).zip(&deadlines) {
+                assert_ne!(extended, buried);
+                assert_eq!(deadline.is_ahead(now), extended);
+            }
+        }
     }
 }
