@@ -12,11 +12,10 @@ struct PeerGroup {
     default: bool,
 }
 
-const PEER_GROUPS: &[PeerGroup] = &[PeerGroup {
-    name: "net",
-    what: "QEMU guests and DPDK's virtio-user through the switch",
-    default: true,
-}];
+const PEER_GROUPS: &[PeerGroup] = &[
+    PeerGroup { name: "net", what: "QEMU guests and DPDK's virtio-user through the switch", default: true },
+    PeerGroup { name: "eyes", what: "the dashboard in headless Chromium", default: false },
+];
 
 /// Checks, the workspace's own tests and the default groups; with `all`, every group.
 pub(crate) fn default_set(steps: &mut Steps, all: bool) -> anyhow::Result<()> {

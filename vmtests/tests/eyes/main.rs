@@ -7,6 +7,7 @@ mod browser;
 mod fake;
 mod page;
 mod place;
+mod real;
 
 use std::process::ExitCode;
 use vmtests::harness::{Test, main as run};
@@ -21,6 +22,7 @@ const TESTS: &[Test] = &[
     Test { name: "a_server_that_goes_is_noticed", body: page::outage },
     Test { name: "the_token_is_asked_for", body: page::token },
     Test { name: "a_thousand_ports", body: page::thousand },
+    Test { name: "a_real_switch_is_seen_at_work", body: real::shows },
 ];
 
 fn main() -> ExitCode {

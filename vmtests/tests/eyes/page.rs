@@ -11,8 +11,8 @@ use super::fake::Fake;
 use super::place::Place;
 
 const ADDRESS: &str = "127.0.0.1:9464";
-const ORIGIN: &str = "http://127.0.0.1:9464";
-const SOON: Duration = Duration::from_secs(15);
+pub(crate) const ORIGIN: &str = "http://127.0.0.1:9464";
+pub(crate) const SOON: Duration = Duration::from_secs(15);
 
 /// Where the pictures go.
 pub(crate) fn picture(name: &str) -> anyhow::Result<PathBuf> {
@@ -25,8 +25,8 @@ fn tame(ports: usize) -> Fake {
     Fake { ports, hostile: false, token: None }
 }
 
-const LIVE: &str = "document.querySelector('#link.live')";
-const ROWS: &str = "document.querySelectorAll('#ports-table tr[data-port]').length";
+pub(crate) const LIVE: &str = "document.querySelector('#link.live')";
+pub(crate) const ROWS: &str = "document.querySelectorAll('#ports-table tr[data-port]').length";
 /// What the port `web` sends, as its row says it.
 const RATE: &str = "document.querySelector('#ports-table tr[data-port=web]').cells[3].textContent";
 

@@ -5,7 +5,8 @@
 //! So a scrape costs the data path nothing but the reads of its counters, and what is never scraped costs nothing at all.
 //!
 //! Names follow Prometheus' practice: `ringway_` in front, the unit behind, `_total` behind what only grows. Directions are
-//! the guest's, as everywhere in the API. A drop reason shows up with its first drop.
+//! the guest's, as everywhere in the API. A drop reason shows up with its first drop, and a
+//! family without samples is left out.
 //!
 //! Source: OpenMetrics 1.0 (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 
@@ -75,16 +76,29 @@ impl Page<'_, '_> {
         write(&mut self.encoder.encode_descriptor(name, help, unit, kind)?)
     }
 
+    /// As [`Self::family`], with one sample for each of `rows`; without rows, nothing.
+    fn rows<R>(
+        &mut self,
+        head: (&str, Option<&Unit>, &str),
+        kind: MetricType,
+        rows: impl IntoIterator<Item = R>,
+        write: impl Fn(&mut MetricEncoder<'_>, R) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut rows = rows.into_iter().peekable();
+        if rows.peek().is_none() {
+            return Ok(());
+        }
+        self.family(head, kind, |family| rows.try_for_each(|row| write(family, row)))
+    }
+
     /// A family of counters; `_total` is added to its name.
     fn counters<L: EncodeLabelSet>(
         &mut self,
         head: (&str, Option<&Unit>, &str),
         rows: impl IntoIterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        self.family(head, MetricType::Counter, |family| {
-            rows.into_iter().try_for_each(|(labels, value)| {
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
-            })
+        self.rows(head, MetricType::Counter, rows, |family, (labels, value)| {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
         })
     }
 
@@ -94,9 +108,8 @@ impl Page<'_, '_> {
         head: (&str, Option<&Unit>, &str),
         rows: impl IntoIterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        self.family(head, MetricType::Gauge, |family| {
-            rows.into_iter()
-                .try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+        self.rows(head, MetricType::Gauge, rows, |family, (labels, value)| {
+            family.encode_family(&labels)?.encode_gauge(&value)
         })
     }
 
@@ -106,9 +119,7 @@ impl Page<'_, '_> {
         (name, help): (&str, &str),
         rows: impl IntoIterator<Item = L>,
     ) -> fmt::Result {
-        self.family((name, None, help), MetricType::Info, |family| {
-            rows.into_iter().try_for_each(|labels| family.encode_info(&labels))
-        })
+        self.rows((name, None, help), MetricType::Info, rows, |family, labels| family.encode_info(&labels))
     }
 
     fn program(&mut self, status: &Status) -> fmt::Result {
