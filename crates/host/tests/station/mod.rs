@@ -47,14 +47,31 @@ impl Lab {
         )
     }
 
+    /// A plane with one switch `lan`. `ports` may begin with more keys of the switch; `DIR` stands for the directory.
     pub fn with(workers: &str, ports: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let config = Self::config(directory.path(), workers, ports);
+        Self { plane: plane::start(&config).unwrap(), directory }
+    }
+
+    fn config(directory: &Path, workers: &str, ports: &str) -> config::Config {
         let text =
             format!("[control]\nsocket = \"DIR/control.sock\"\n[workers]\n{workers}\n[switch.lan]\n{ports}");
-        let file = directory.path().join("ringway.toml");
-        std::fs::write(&file, text.replace("DIR", directory.path().to_str().unwrap())).unwrap();
-        let loaded = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
-        Self { plane: plane::start(&loaded.config).unwrap(), directory }
+        let text = text.replace("DIR", directory.to_str().unwrap());
+        config::parse(&text, &directory.join("ringway.toml")).unwrap_or_else(|error| panic!("{error}")).config
+    }
+
+    /// Goes over to other ports, as [`Self::with`] would have them.
+    pub fn apply(
+        &self,
+        workers: &str,
+        ports: &str,
+    ) -> Result<ringway::api::view::ChangeView, ringway::api::Refusal> {
+        ringway::api::Plane::apply(&*self.plane, Self::config(self.directory.path(), workers, ports))
+    }
+
+    pub fn fdb(&self) -> Vec<ringway::api::view::FdbView> {
+        ringway::api::Plane::fdb(&*self.plane, &ringway::api::view::FdbFilter::default()).unwrap()
     }
 
     pub fn socket(&self, port: &str) -> PathBuf {
