@@ -1,27 +1,28 @@
-//! AF_XDP uplink: the frames of a host's interface, straight from its driver's queues (Documentation/networking/af_xdp.rst).
+//! AF_XDP uplink: the frames of a host's interface, straight from its driver's queues.
 //!
-//! **Theory of operation.** A program of six instructions ([`crate::sys::xdp::bpf`]) on the interface hands every frame of queue *i* to
-//! socket *i*; frames of queues without a socket stay with the host's own network stack. Each socket has frames and four rings of
-//! its own, so nothing is shared between queues:
+//! **Theory of operation.** A program of six instructions ([`crate::sys::xdp::bpf`]) on the interface hands every frame of
+//! queue *i* to socket *i*; frames of queues without a socket stay with the host's own network stack. Each socket has
+//! frames and four rings of its own, so queues share nothing (Documentation/networking/af_xdp.rst):
 //!
 //! ```text
-//!             fill: empty frames                    transmit: full frames
-//!   us ────────────────────────────► kernel   us ────────────────────────────► kernel
-//!      ◄────────────────────────────             ◄────────────────────────────
-//!             receive: full frames                  completion: empty frames
+//!        fill: empty frames                  transmit: full frames
+//!   us ───────────────────────► kernel  us ───────────────────────► kernel
+//!      ◄───────────────────────            ◄───────────────────────
+//!        receive: full frames                completion: empty frames
 //! ```
 //!
 //! Receiving and sending have separate halves of the frames and a lock each: the one worker that reads never waits for
 //! those that deliver. Where the driver can, its DMA goes to our frames (zero-copy); otherwise the kernel copies. The
 //! kernel asks through a flag in the ring for the system call that it needs, and gets no other (`XDP_USE_NEED_WAKEUP`).
 //!
-//! **What goes.** Program, map and sockets end with the process, however that ends.
+//! **What is left behind.** Program, map and sockets end with the process, however that ends. One setting of the NIC is
+//! changed, since VLANs would leak otherwise: it leaves VLAN tags in frames. [`Attached`] undoes that; a kill does not.
 //!
-//! **Limits.** AF_XDP carries bytes and nothing else, so there are no offloads: a sender's unfinished checksums and segments are
-//! done in software before [`XdpQueue::write`]. The kernel does not tell either when it left a checksum to a NIC that is none: over
-//! a veth, the other end must compute its own (`ethtool -K peer tx off`), and put its own VLAN tags in (`txvlan off`).
-//! A real NIC's tag removal is turned off as long as the uplink is open. Frames longer than one UMEM frame travel in
-//! pieces when the interface's MTU asks for it (Linux 6.6).
+//! **Limits.** AF_XDP carries bytes and nothing else, so there are no offloads: unfinished checksums and segments are
+//! finished in software before [`XdpQueue::write`]. A veth's other end has to do the same by itself (`ethtool -K far0 tx
+//! off txvlan off`): what it leaves to a NIC, this side never sees. Frames longer than one UMEM frame travel in pieces
+//! when the interface's MTU asks for it (Linux 6.6). An interface that is removed takes its port with it: one made anew
+//! under the same name has to be opened anew.
 
 mod queue;
 #[cfg(test)]
@@ -155,8 +156,8 @@ fn check_queues(interface: &str, queues: u16) -> io::Result<()> {
             interface,
             queues,
             receive_queues = count,
-            "frames that arrive on the other queues stay with the host: set queues = {count}, or ethtool -L {interface} \
-             combined {queues}"
+            "frames of the other queues stay with the host: set queues = {count}, or ethtool -L {interface} combined \
+             {queues}"
         );
     }
     Ok(())
@@ -177,8 +178,8 @@ fn attach(
             Err(error) if is_taken(&error) => return Err(explain_attach(error, interface)),
             Err(error) if mode == XdpMode::Native => {
                 let text = format!(
-                    "the driver of {interface} does not take an XDP program (no native mode, too few queues, or an MTU that is \
-                     too large for it): use mode = \"auto\" or \"generic\""
+                    "the driver of {interface} does not take an XDP program (no native mode, too few queues, or too \
+                     large an MTU): use mode = \"auto\" or \"generic\""
                 );
                 return Err(said(error, text));
             }

@@ -152,8 +152,8 @@ impl XdpQueue {
         Ok(statistics.rx_dropped + statistics.rx_ring_full.unwrap_or(0) + self.broken.load(Relaxed))
     }
 
-    /// Reads one frame into `buffer`, behind a zeroed virtio-net header of [`TAP_HEADER_LEN`] bytes; how many bytes that
-    /// is. `None`: nothing is there now. A frame that does not fit is passed over.
+    /// Reads one frame into `buffer`, behind a zeroed virtio-net header of [`TAP_HEADER_LEN`] bytes; how many bytes
+    /// that is. `None`: nothing is there now. A frame that does not fit is passed over and counted in [`Self::missed`].
     pub(in super::super) fn read(&self, buffer: &mut [u8]) -> Option<usize> {
         let (header, body) = buffer.split_at_mut_checked(TAP_HEADER_LEN)?;
         let mut incoming = self.incoming.lock();
