@@ -2,12 +2,14 @@
 
 mod fake;
 
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 use fake::{Daemon, FILE};
-use ringway::api::description;
+use ringway::api::{description, server};
 
 const TOKEN: &str = "correct-horse-battery";
 
@@ -147,4 +149,16 @@ fn pages_of_other_origins_change_nothing() {
     assert_eq!(daemon.fake.applied.load(SeqCst), 0);
     let own = format!("{ours}Origin: http://{}\r\nSec-Fetch-Site: same-origin\r\n", daemon.http);
     assert_eq!(daemon.asks_tcp("DELETE", "/api/ports/web", &own).0, 200);
+}
+
+#[test]
+fn strangers_on_tcp_take_no_connection_from_the_unix_socket() {
+    let daemon = with_token();
+    let idle: Vec<TcpStream> = (0..server::CONNECTIONS_MAX + 8)
+        .map(|_| TcpStream::connect(daemon.http).expect("connected or in the kernel's queue"))
+        .collect();
+    let asked = Instant::now();
+    assert_eq!(daemon.asks("GET", "/api/status", None).0, 200);
+    assert!(asked.elapsed() < server::HEAD_TIME_MAX, "it did not wait until one of them was cut off");
+    drop(idle);
 }

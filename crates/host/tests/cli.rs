@@ -60,8 +60,8 @@ fn check_reports_all_mistakes_with_places() {
     ringway(directory.path()).args(["check", "ringway.toml"]).assert().code(1).stdout("").stderr(
         "ringway.toml:2: switch.lan.ageing: is an integer, not a string; accepted: a duration from \"1s\" to \
          \"1000000s\" in s, m, h or d, such as \"5m\"\n\
-         ringway.toml:3: port.web: is attached to nothing; accepted: one of vhost-user = { socket = \"PATH\" } or \
-         tap = { name = \"INTERFACE\" }\n\
+         ringway.toml:3: port.web: is attached to nothing; accepted: one of vhost-user = { socket = \"PATH\" }, \
+         tap = { name = \"INTERFACE\" }, or macvtap, packet or af-xdp = { interface = \"INTERFACE\" }\n\
          ringway.toml:4: port.web.switch: there is no switch \"lam\"; accepted: lan\n\
          ringway.toml:5: port.web.mac: \"01:00:00:00:00:00\" is a multicast address; accepted: a unicast address \
          such as 52:54:00:00:00:01\n",
@@ -165,7 +165,21 @@ fn without_a_daemon_the_socket_and_the_remedy_are_named() {
         vec!["status"],
         vec!["port", "list"],
         vec!["port", "show", "web"],
+        vec!["port", "add", "web", "switch=lan"],
+        vec!["port", "set", "web", "mtu="],
+        vec!["port", "remove", "web"],
+        vec!["port", "reopen", "web"],
+        vec!["switch", "list"],
+        vec!["switch", "add", "lan"],
+        vec!["switch", "set", "lan", "ageing=1m"],
+        vec!["switch", "remove", "lan"],
         vec!["fdb", "list"],
+        vec!["fdb", "add", "52:54:00:00:00:01", "--port", "web"],
+        vec!["fdb", "remove", "52:54:00:00:00:01"],
+        vec!["fdb", "flush", "--all"],
+        vec!["group", "list"],
+        vec!["config", "show"],
+        vec!["reload"],
         vec!["vmm-args", "web", "--for", "qemu"],
     ] {
         ringway(directory.path())
@@ -205,14 +219,24 @@ fn usage_errors_exit_with_two() {
         vec!["--json"],
         vec!["run"],
         vec!["port"],
+        vec!["port", "set", "web"],
+        vec!["port", "remove"],
+        vec!["fdb", "add", "52:54:00:00:00:01"],
+        vec!["fdb", "flush", "--all", "--switch", "lan"],
+        vec!["fdb", "list", "--vlan", "0"],
+        vec!["config", "check"],
         vec!["vmm-args", "web"],
         vec!["vmm-args", "web", "--for", "vmware"],
         vec!["vmm-args", "web", "--for", "qemu", "--memory", "much"],
     ] {
         ringway(directory.path()).args(&words).assert().code(2).stdout("");
     }
-    let strange = ["port", "show", "a/b", "--socket", "x"];
-    ringway(directory.path()).args(strange).assert().code(1).stderr(predicate::str::contains("is no name"));
+    for strange in
+        [&["port", "show", "a/b"][..], &["port", "add", "a/b", "x=1"], &["switch", "remove", "a?b"]]
+    {
+        let refused = ringway(directory.path()).args(strange).args(["--socket", "x"]).assert().code(1);
+        refused.stderr(predicate::str::contains("is no name"));
+    }
     ringway(directory.path())
         .arg("--version")
         .assert()

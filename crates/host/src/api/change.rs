@@ -26,6 +26,7 @@ use crate::config::diff::{PortChange, SwitchChange};
 use crate::config::document::Document;
 use crate::config::resolved::{ControlConfig, PortConfig, SwitchConfig};
 use crate::config::{self, Config, ConfigError, Loaded};
+use crate::inherited;
 
 /// A change that somebody asks for. Bodies have the keys of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,11 +170,37 @@ impl Desired {
     /// Reads the file again and goes over to what it says. Its mistakes come with their lines.
     pub fn reload(&self, plane: &dyn Plane) -> Result<ChangeView, Refused> {
         let mut document = self.document.lock();
-        let read = Document::load(&self.file)?;
-        let done = go_over(plane, &self.access, config::load(&self.file)?, "reload")?;
+        let (read, loaded) = read(&self.file)?;
+        let done = go_over(plane, &self.access, loaded, "reload")?;
         *document = read;
         Ok(done)
     }
+}
+
+/// Reads a file, as the document that is edited and as the configuration with its lines.
+pub fn read(file: &std::path::Path) -> Result<(Document, Loaded), ConfigError> {
+    let document = Document::load(file)?;
+    let loaded = config::load(file)?;
+    if document.check()?.config != loaded.config {
+        let what = "was changed while it was read".to_owned();
+        return Err(ConfigError::whole_file(file, what, "a file that is complete"));
+    }
+    Ok((document, loaded))
+}
+
+/// Asks whether this machine has what a configuration needs. Where a socket was passed ([`inherited`]), none is made.
+pub fn machine_check(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Err(mut error) = config::environment_check(loaded) else { return Ok(()) };
+    let passed = inherited::names();
+    let passed: HashSet<String> =
+        passed
+            .iter()
+            .map(|name| {
+                if name == "control" { "control.socket".into() } else { format!("{name}.vhost-user.socket") }
+            })
+            .collect();
+    error.mistakes.retain(|mistake| !passed.contains(&mistake.field));
+    if error.mistakes.is_empty() { Ok(()) } else { Err(error) }
 }
 
 /// The token is read first and asked for last: a file that is no good changes nothing.
@@ -198,10 +225,10 @@ fn go_over(plane: &dyn Plane, access: &Access, new: Loaded, what: &str) -> Resul
     Ok(done)
 }
 
-/// Asks whether this machine has what a configuration needs, for what changes. Something that was lost since under a port
+/// As [`machine_check`], but only for what changes. Something that was lost since under a port
 /// that stays as it is (its interface, say) does not keep the others from changing.
 fn what_changes_is_possible(plane: &dyn Plane, loaded: &Loaded) -> Result<(), ConfigError> {
-    let Err(mut error) = config::environment_check(loaded) else { return Ok(()) };
+    let Err(mut error) = machine_check(loaded) else { return Ok(()) };
     let difference = plane.config().diff(&loaded.config);
     let added = difference.ports_added.iter();
     let changed = difference.ports_changed.iter().map(|changed| &changed.new);

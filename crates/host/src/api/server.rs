@@ -1,12 +1,13 @@
 //! The sockets of the control API: made, served within bounds, and removed.
 //!
 //! A connection may last [`CONNECTION_TIME_MAX`], send [`HEAD_BYTES_MAX`] of request line and headers within
-//! [`HEAD_TIME_MAX`], and there are at most [`CONNECTIONS_MAX`] of them; the next one waits in the kernel's queue. Bodies
+//! [`HEAD_TIME_MAX`], and there are at most [`CONNECTIONS_MAX`] of them on each listener; the next one waits in the kernel's queue. Bodies
 //! of requests are bounded where they are read. An answer that carries [`Lasting`] (a capture) takes the time bound off its
 //! connection; there are at most [`STREAMS_MAX`] of those, so that the others always have room.
 //!
 //! A listening socket may also be given by whoever started the program ([`crate::inherited`]); its file is theirs.
 
+use std::convert::Infallible;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -15,8 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -32,7 +32,7 @@ use super::Api;
 use super::problem::problem;
 use crate::config::resolved::ControlConfig;
 
-/// Most connections served at once.
+/// Most connections that one listener serves at once.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Longest time a connection may last.
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
@@ -187,7 +187,8 @@ fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Serves `api` on `listeners` until `stop` is ready; connections that are open then are closed. Who comes over TCP must
-/// show the token. To be awaited on a tokio runtime with I/O and time enabled.
+/// show the token, and cannot take connections away from those on the unix socket. To be awaited on a tokio runtime with
+/// I/O and time enabled.
 pub async fn serve(listeners: &Listeners, api: &Api, stop: impl Future<Output = ()>) -> io::Result<()> {
     let unix = tokio::net::UnixListener::from_std(listeners.unix.try_clone()?)?;
     let tcp = match &listeners.tcp {
@@ -197,40 +198,57 @@ pub async fn serve(listeners: &Listeners, api: &Api, stop: impl Future<Output = 
         }
         None => None,
     };
-    let (open, guarded) = (super::router(api), super::guarded_router(api));
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    tokio::pin!(stop);
-    loop {
-        while connections.try_join_next().is_some() {}
-        let permit = tokio::select! {
-            () = &mut stop => break,
-            permit = Arc::clone(&permits).acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else { break };
-        let streams = Arc::clone(&streams);
-        tokio::select! {
-            () = &mut stop => break,
-            accepted = unix.accept() => match accepted {
-                Ok((stream, _)) => { connections.spawn(connection(stream, open.clone(), permit, streams)); }
-                Err(error) => pause_after(&error).await,
-            },
-            accepted = accept_tcp(tcp.as_ref()) => match accepted {
-                Ok(stream) => { connections.spawn(connection(stream, guarded.clone(), permit, streams)); }
-                Err(error) => pause_after(&error).await,
-            },
-        }
+    let bounds = Bounds { streams, time_max: CONNECTION_TIME_MAX };
+    let (open, guarded) = (super::router(api), super::guarded_router(api));
+    let (mut local, mut remote) = (JoinSet::new(), JoinSet::new());
+    tokio::select! {
+        () = stop => {}
+        () = accept_all(&mut local, &open, &bounds, async || {
+            unix.accept().await.map(|(stream, _)| stream)
+        }) => {}
+        () = accept_all(&mut remote, &guarded, &bounds, async || match &tcp {
+            Some(tcp) => tcp.accept().await.map(|(stream, _)| stream),
+            None => std::future::pending().await,
+        }) => {}
     }
-    connections.shutdown().await;
+    local.shutdown().await;
+    remote.shutdown().await;
     Ok(())
 }
 
-/// Never ready if there is no TCP listener.
-async fn accept_tcp(listener: Option<&tokio::net::TcpListener>) -> io::Result<tokio::net::TcpStream> {
-    match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
-        None => std::future::pending().await,
+/// What connections share.
+#[derive(Clone)]
+struct Bounds {
+    /// Permits for answers that last.
+    streams: Arc<Semaphore>,
+    /// Longest time of a connection whose answers do not last.
+    time_max: Duration,
+}
+
+/// Serves what one listener accepts; does not end by itself.
+async fn accept_all<S>(
+    connections: &mut JoinSet<()>,
+    router: &axum::Router,
+    bounds: &Bounds,
+    accept: impl AsyncFn() -> io::Result<S>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match accept().await {
+            Ok(stream) => {
+                let served = connection(stream, router.clone(), bounds.clone());
+                connections.spawn(async move {
+                    served.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => pause_after(&error).await,
+        }
     }
 }
 
@@ -240,29 +258,30 @@ async fn pause_after(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn connection<S>(stream: S, router: axum::Router, permit: OwnedSemaphorePermit, streams: Arc<Semaphore>)
+async fn connection<S>(stream: S, router: axum::Router, bounds: Bounds)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let lasting = Arc::new(AtomicBool::new(false));
-    let mark = Arc::clone(&lasting);
+    let Bounds { streams, time_max } = bounds;
+    // The permit of an answer that lasts. It is kept to the end: after it, the connection has no time bound.
+    let lasts = Arc::new(OnceLock::<OwnedSemaphorePermit>::new());
+    let granted = Arc::clone(&lasts);
     let router = TowerToHyperService::new(router);
-    // The permit of a stream is kept by the connection: whatever it does afterwards has no time bound either.
-    let held = Arc::new(parking_lot::Mutex::new(None::<OwnedSemaphorePermit>));
     let service = service_fn(move |request| {
-        let (router, mark) = (router.clone(), Arc::clone(&mark));
-        let (streams, held) = (Arc::clone(&streams), Arc::clone(&held));
+        let (router, streams, granted) = (router.clone(), Arc::clone(&streams), Arc::clone(&granted));
         async move {
             let answer = router.call(request).await?;
-            if answer.extensions().get::<Lasting>().is_none() || held.lock().is_some() {
-                return Ok(answer);
+            let is_new = answer.extensions().get::<Lasting>().is_some() && granted.get().is_none();
+            match is_new.then(|| streams.try_acquire_owned()) {
+                None => {}
+                // Requests of one connection come one after the other, so nobody else has set it.
+                Some(Ok(permit)) => drop(granted.set(permit)),
+                Some(Err(_)) => {
+                    let what = "too many captures run; end one first";
+                    return Ok(problem(StatusCode::SERVICE_UNAVAILABLE, what));
+                }
             }
-            let Ok(permit) = streams.try_acquire_owned() else {
-                return Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "too many captures run; end one first"));
-            };
-            *held.lock() = Some(permit);
-            mark.store(true, Relaxed);
-            Ok::<_, std::convert::Infallible>(answer)
+            Ok::<_, Infallible>(answer)
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -271,16 +290,69 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
-    let ended = match tokio::time::timeout(CONNECTION_TIME_MAX, &mut served).await {
+    let ended = match tokio::time::timeout(time_max, &mut served).await {
         Ok(ended) => ended,
-        Err(_) if lasting.load(Relaxed) => served.await,
-        Err(_) => {
-            tracing::debug!("control connection lasted too long");
-            return;
-        }
+        Err(_) if lasts.get().is_some() => served.await,
+        Err(_) => return tracing::debug!("control connection lasted too long"),
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "control connection ended");
     }
-    drop(permit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, Bytes};
+    use axum::response::Response;
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    const TIME_MAX: Duration = Duration::from_millis(50);
+
+    /// An answer that ends long after the time bound.
+    fn slow(lasting: bool) -> Response {
+        let body = stream::once(async {
+            tokio::time::sleep(TIME_MAX * 4).await;
+            Ok::<_, Infallible>(Bytes::from_static(b"the end"))
+        });
+        let mut answer = Response::new(Body::from_stream(body));
+        if lasting {
+            answer.extensions_mut().insert(Lasting);
+        }
+        answer
+    }
+
+    fn ask(path: &str, streams: &Arc<Semaphore>) -> impl Future<Output = String> + use<> {
+        let router = axum::Router::new()
+            .route("/lasting", get(async || slow(true)))
+            .route("/slow", get(async || slow(false)));
+        let bounds = Bounds { streams: Arc::clone(streams), time_max: TIME_MAX };
+        let (mut client, server): (DuplexStream, DuplexStream) = tokio::io::duplex(4096);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        async move {
+            tokio::spawn(connection(server, router, bounds));
+            client.write_all(request.as_bytes()).await.expect("sent");
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("received");
+            answer
+        }
+    }
+
+    #[test]
+    fn only_answers_that_last_outlive_the_time_bound() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let streams = Arc::new(Semaphore::new(1));
+            assert!(ask("/lasting", &streams).await.contains("the end"));
+            assert!(!ask("/slow", &streams).await.contains("the end"), "it was cut off");
+            let (first, second) = tokio::join!(ask("/lasting", &streams), ask("/lasting", &streams));
+            let served = [&first, &second].into_iter().filter(|answer| answer.contains("the end")).count();
+            let refused =
+                [&first, &second].into_iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
+            assert_eq!((served, refused), (1, 1), "{first}\n{second}");
+            assert!(ask("/lasting", &streams).await.contains("the end"), "there is room again");
+        });
+    }
 }

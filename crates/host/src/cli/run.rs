@@ -14,20 +14,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, StartPlane};
-use crate::api::change::Desired;
+use crate::api::change::{self, Desired};
 use crate::api::server::{self, Given, Listeners};
 use crate::api::{Api, Plane};
-use crate::config::document::Document;
-use crate::config::{self, Loaded};
+use crate::config::Loaded;
 use crate::inherited;
 
 /// Serves in the foreground until SIGTERM or SIGINT. The control socket is taken first, so that a second ringway with
 /// the same configuration fails before it touches anything.
 pub(crate) fn run(file: &Path, log_format: LogFormat, start: StartPlane) -> anyhow::Result<()> {
     inherited::receive()?;
-    let document = Document::load(file)?;
-    let loaded = config::load(file)?;
-    config::environment_check(&loaded)?;
+    let (document, loaded) = change::read(file)?;
+    change::machine_check(&loaded)?;
     start_log(log_format)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
@@ -78,9 +76,9 @@ fn say_who_is_let_in(listeners: &Listeners, loaded: &Loaded) {
 fn say_what_is_left(plane: &dyn Plane) {
     for name in inherited::names() {
         if let Some(port) = name.strip_prefix("port.")
-            && plane.port(port).is_none()
+            && plane.port(port).is_none_or(|port| port.socket_mode.as_deref() != Some("server"))
         {
-            tracing::warn!(name, "a socket was passed for a port that the configuration does not have");
+            tracing::warn!(name, "a socket was passed, but there is no such port in server mode");
         }
     }
 }
