@@ -48,6 +48,8 @@ pub(in crate::plane) struct Applied {
     /// Whether the interface takes frames to the wanted stations and to no others. Else it is promiscuous, gone, or a macvtap
     /// that cannot take them.
     pub(in crate::plane) exact: bool,
+    /// A word for it: `exact`, `promiscuous`, `own-address` (a macvtap that cannot take others) or `gone`.
+    pub(in crate::plane) mode: &'static str,
     /// Why it is not exact, or what it takes: a phrase for people.
     pub(in crate::plane) reason: String,
     /// Stations programmed.
@@ -177,7 +179,7 @@ impl<K: Kernel> InterfaceFilter<K> {
         if interface.own_address_only && !self.unicast.is_empty() {
             let reason =
                 format!("{name} takes frames to its own address only: its mode would have to be passthru");
-            return self.report(false, reason);
+            return Applied { mode: "own-address", ..self.report(false, reason) };
         }
         if self.promiscuous {
             return self.report(false, self.refused.clone());
@@ -312,12 +314,13 @@ impl<K: Kernel> InterfaceFilter<K> {
     }
 
     fn gone(&self) -> Applied {
-        self.report(false, format!("there is no interface {}", self.name))
+        Applied { mode: "gone", ..self.report(false, format!("there is no interface {}", self.name)) }
     }
 
     fn report(&self, exact: bool, reason: String) -> Applied {
         Applied {
             exact,
+            mode: if exact { "exact" } else { "promiscuous" },
             reason,
             unicast: self.unicast.len(),
             multicast: (!self.all_groups && !self.promiscuous).then_some(self.multicast.len()),

@@ -261,3 +261,70 @@ fn text(bytes: &[u8]) -> String {
 fn word(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let len = 4 + value.len();
+        let mut bytes = [&(len as u16).to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(len.next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// What the kernel says of a macvtap in bridge mode.
+    fn macvtap() -> Vec<u8> {
+        let info =
+            [&[0, 0][..], &1u16.to_ne_bytes(), &7u32.to_ne_bytes(), &0x1_0001u32.to_ne_bytes(), &[0; 4]];
+        let data = attribute(IFLA_MACVLAN_MODE, &4u32.to_ne_bytes());
+        let link_info =
+            [attribute(IFLA_INFO_KIND, b"macvtap\0"), attribute(IFLA_INFO_DATA | 0x8000, &data)].concat();
+        let attributes = [
+            attribute(IFLA_IFNAME, b"mv0\0"),
+            attribute(99, &[1, 2, 3]),
+            attribute(IFLA_MTU, &1400u32.to_ne_bytes()),
+            attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1]),
+            attribute(IFLA_LINK, &5u32.to_ne_bytes()),
+            attribute(IFLA_PROMISCUITY, &2u32.to_ne_bytes()),
+            attribute(IFLA_LINKINFO, &link_info),
+        ];
+        [info.concat(), attributes.concat()].concat()
+    }
+
+    #[test]
+    fn an_answer_is_read() {
+        let answer = answer_of(&macvtap()).unwrap();
+        let expected = Interface {
+            index: 7,
+            ethernet: true,
+            up: true,
+            running: true,
+            mtu: 1400,
+            address: Some([2, 0, 0, 0, 0, 1]),
+            promiscuity: 2,
+            own_address_only: true,
+            below: None,
+        };
+        assert_eq!((answer.interface, answer.name.as_str(), answer.below), (expected, "mv0", Some(5)));
+        let elsewhere = [macvtap(), attribute(IFLA_LINK_NETNSID, &[0; 4])].concat();
+        assert_eq!(answer_of(&elsewhere).unwrap().below, None);
+    }
+
+    #[test]
+    fn a_broken_answer_is_no_more_than_an_error() {
+        let whole = macvtap();
+        for len in 0..whole.len() {
+            let _ = answer_of(&whole[..len]);
+            let _ = macvlan_mode(&whole[len..]);
+        }
+        for at in 0..whole.len() {
+            for value in [0, 1, 3, 4, 0x80, 0xff] {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                let _ = answer_of(&changed);
+            }
+        }
+        assert!(answer_of(&[0; 15]).is_err());
+    }
+}

@@ -168,3 +168,37 @@ fn restore_tag(header: &mut [u8], frame: &mut [u8], len: usize, tag: VlanTag) ->
     header.copy_from_slice(&format.emit(&said));
     Some(len + TAG_LEN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: VlanTag = VlanTag { tpid: 0x88a8, tci: 0xe123 };
+
+    #[test]
+    fn a_tag_moves_what_is_behind_it_and_what_points_there() {
+        let mut header = [1, 1, 54, 0, 0xe8, 3, 34, 0, 16, 0, 0, 0];
+        let mut frame: Vec<u8> = (0..40).collect();
+        assert_eq!(restore_tag(&mut header, &mut frame, 30, TAG), Some(34));
+        assert_eq!(header, [1, 1, 58, 0, 0xe8, 3, 38, 0, 16, 0, 0, 0]);
+        let expected =
+            [&(0..12).collect::<Vec<u8>>()[..], &[0x88, 0xa8, 0xe1, 0x23], &(12..30).collect::<Vec<u8>>()];
+        assert_eq!(frame[..34], expected.concat());
+
+        // Nothing points anywhere, or already at the end of what can be pointed at.
+        let mut header = [0; 12];
+        assert_eq!(restore_tag(&mut header, &mut frame, 12, TAG), Some(16));
+        assert_eq!(header, [0; 12]);
+        let mut header = [1, 0, 0xff, 0xff, 0, 0, 0xfe, 0xff, 0, 0, 0, 0];
+        assert_eq!(restore_tag(&mut header, &mut frame, 12, TAG), Some(16));
+        assert_eq!(header, [1, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_tag_that_finds_no_room_is_refused() {
+        for len in 37..=40 {
+            assert_eq!(restore_tag(&mut [0; 12], &mut [0; 40], len, TAG), None);
+        }
+        assert_eq!(restore_tag(&mut [0; 11], &mut [0; 40], 20, TAG), None);
+    }
+}

@@ -42,6 +42,7 @@ fn the_kernel_shows_each_step() {
         let applied = filter.apply(&Wanted::everything("port vm3 learns"));
         let expected = Applied {
             exact: false,
+            mode: "promiscuous",
             reason: "port vm3 learns".into(),
             unicast: 0,
             multicast: None,
@@ -54,6 +55,7 @@ fn the_kernel_shows_each_step() {
         let applied = filter.apply(&stations(&[1, 2, 0xaa]));
         let expected = Applied {
             exact: false,
+            mode: "promiscuous",
             reason: "near cannot filter".into(),
             unicast: 2,
             multicast: Some(1),

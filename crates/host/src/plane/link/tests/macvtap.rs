@@ -172,7 +172,7 @@ fn what_a_macvtap_cannot_take_is_said() {
         let applied = filter.apply(&Wanted { unicast: [own].into(), ..Wanted::default() });
         assert_eq!((applied.exact, applied.unicast), (true, 0), "{}", applied.reason);
         let applied = filter.apply(&Wanted { unicast: [own, STATION].into(), ..Wanted::default() });
-        assert_eq!((applied.exact, applied.unicast), (false, 1));
+        assert_eq!((applied.exact, applied.mode, applied.unicast), (false, "own-address", 1));
         assert_eq!(
             applied.reason,
             "mv0 takes frames to its own address only: its mode would have to be passthru"
