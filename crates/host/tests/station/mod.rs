@@ -200,8 +200,13 @@ impl Station {
     /// Sends one frame; waits for room.
     pub fn send_with(&mut self, header: &[u8; HEADER], frame: &[u8]) {
         let end = Instant::now() + PATIENCE;
-        while self.transmit.free_descriptors() == 0 || self.transmit.pop_used().unwrap().is_some() {
+        loop {
+            while self.transmit.pop_used().unwrap().is_some() {}
+            if self.transmit.free_descriptors() > 0 {
+                break;
+            }
             assert!(Instant::now() < end, "the device does not complete what was sent");
+            std::thread::yield_now();
         }
         let slot = self.write_slot(header, frame);
         self.transmit.add(&[slot], &[], 0).unwrap();
