@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,6 +71,7 @@ impl Config {
 pub struct Ringway {
     binary: PathBuf,
     config: Config,
+    enter: Vec<String>,
     file: PathBuf,
     peer: Peer,
 }
@@ -78,18 +80,23 @@ impl Ringway {
     /// Writes the configuration, starts the binary and waits until it answers on its control socket. It dies with the
     /// thread that started it, even if that is killed.
     pub fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_in(config, &[])
+    }
+
+    /// As [`start`](Self::start), through a command that goes to another namespace and then runs what follows its words.
+    pub fn start_in(config: Config, enter: &[String]) -> anyhow::Result<Self> {
         let binary = binary()?;
         let file = config.directory.join("ringway.toml");
         std::fs::write(&file, &config.text).context("write the configuration")?;
-        let peer = spawn(&binary, &file, &config.directory)?;
-        let mut ringway = Self { binary, config, file, peer };
+        let peer = spawn(&binary, &file, &config.directory, enter)?;
+        let mut ringway = Self { binary, config, enter: enter.to_vec(), file, peer };
         ringway.wait_serving()?;
         Ok(ringway)
     }
 
     /// Starts it again after [`terminate`](Self::terminate) or [`kill`](Self::kill).
     pub fn start_again(&mut self) -> anyhow::Result<()> {
-        self.peer = spawn(&self.binary, &self.file, &self.config.directory)?;
+        self.peer = spawn(&self.binary, &self.file, &self.config.directory, &self.enter)?;
         self.wait_serving()
     }
 
@@ -127,6 +134,44 @@ impl Ringway {
         command.arg("--socket").arg(self.control()).args(arguments).arg("--json");
         let text = process::output(&mut command)?;
         serde_json::from_str(&text).with_context(|| format!("ringway {}: {text}", arguments.join(" ")))
+    }
+
+    /// Runs a command of the binary against this instance; what it prints for people.
+    pub fn tell(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        process::output(&mut self.command(arguments))
+    }
+
+    /// A command of the binary against this instance.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(self.control()).args(arguments);
+        command
+    }
+
+    /// The configuration file, which `reload` reads again.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Makes a request of the control API, without the time that a command takes to start.
+    ///
+    /// Errors: any answer but 2xx.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let mut stream = UnixStream::connect(self.control())?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer of HTTP")?;
+        ensure!(head.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
+        if body.is_empty() { Ok(Value::Null) } else { serde_json::from_str(body).context(answer.clone()) }
     }
 
     /// State of a port: `waiting`, `connected`, `running`, `faulted`.
@@ -167,8 +212,9 @@ impl Ringway {
     }
 }
 
-fn spawn(binary: &Path, file: &Path, directory: &Path) -> anyhow::Result<Peer> {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(binary).arg("run").arg(file);
+fn spawn(binary: &Path, file: &Path, directory: &Path, enter: &[String]) -> anyhow::Result<Peer> {
+    let words: Vec<&str> = enter.iter().map(String::as_str).chain(["setpriv", "--pdeathsig", "KILL"]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(binary).arg("run").arg(file);
     Peer::start("ringway", directory, &mut command)
 }
