@@ -156,7 +156,6 @@ impl LinkPort {
     }
 
     /// How frames come, in words, where that can differ: AF_XDP.
-    #[cfg(test)]
     pub(super) fn mode(&self) -> Option<&'static str> {
         self.attached.as_ref().map(xdp::Attached::describe)
     }
