@@ -458,7 +458,7 @@ fn describe(hit: &Hit<'_>, now: Now) -> Option<FdbEntry> {
     Some(FdbEntry {
         mac: station.mac()?,
         vlan: station.vlan(),
-        port: hit.port,
+        port: hit.port(),
         age_ms: if kind.ages() { u64::from(hit.age_ms(now).max(0).unsigned_abs()) } else { 0 },
         kind,
         origin: hit.word.origin(),

@@ -133,7 +133,7 @@ fn word_and_port_stay_a_pair_in_a_slot_that_changes_hands() {
                     while !done.load(Ordering::Relaxed) {
                         at = (at + 1) % CROWD;
                         if let Some(hit) = fdb.find(crowd[at]) {
-                            assert_eq!(hit.port, PortId(at as u16));
+                            assert_eq!(hit.port(), PortId(at as u16));
                             assert_eq!(hit.word.station(), Some(crowd[at]));
                             hits += 1;
                         }

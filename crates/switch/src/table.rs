@@ -56,6 +56,15 @@ impl Flags {
     /// Has a limit of frames a second.
     pub(crate) const METERED: Self = Self(1 << 9);
 
+    /// What an ordinary learning port has, the classes that it takes aside.
+    pub(crate) const PLAIN: Self = Self::MEMBER.and(Self::OPEN).and(Self::LEARNING);
+
+    /// True if the set is [`Self::PLAIN`] and classes.
+    #[inline]
+    pub(crate) const fn is_plain(self) -> bool {
+        self.0 & ((1 << 10) - 1) == Self::PLAIN.0
+    }
+
     /// The port takes frames of this class.
     pub(crate) const fn takes(class: Class) -> Self {
         Self(1 << (10 + class as u16))

@@ -98,17 +98,25 @@ pub struct View<'b> {
     refresh_ms: i32,
 }
 
-/// Where and when frames come in.
+/// Where and when frames come in. `PLAIN` says at compile time what most switches are: the switch knows no VLANs,
+/// and the port is an open one that learns and has nothing else that a frame's source is asked for.
 #[derive(Clone, Copy)]
-struct Ingress<'v> {
+struct Ingress<'v, const PLAIN: bool> {
     port: PortId,
     slot: &'v PortSlot,
     now: Now,
 }
 
-impl<'v> Ingress<'v> {
+impl<'v, const PLAIN: bool> Ingress<'v, PLAIN> {
+    #[inline(always)]
     fn has(&self, flags: Flags) -> bool {
-        self.slot.flags.has(flags)
+        if PLAIN { Flags::PLAIN.has(flags) } else { self.slot.flags.has(flags) }
+    }
+
+    /// The same, with nothing known beforehand: for rules that are seldom reached.
+    fn general(self) -> Ingress<'v, false> {
+        let Self { port, slot, now } = self;
+        Ingress { port, slot, now }
     }
 
     fn entry(&self) -> Option<&'v PortEntry> {
@@ -154,6 +162,21 @@ impl<'b> View<'b> {
         if self.bridge.fdb.is_large() {
             self.touch(&ingress, frames);
         }
+        if self.tagging.is_none() && ingress.slot.flags.is_plain() {
+            let Ingress { port, slot, now } = ingress;
+            self.judge_burst(Ingress::<true> { port, slot, now }, frames, out);
+        } else {
+            self.judge_burst(ingress, frames, out);
+        }
+    }
+
+    #[inline(never)]
+    fn judge_burst<const PLAIN: bool>(
+        &self,
+        ingress: Ingress<'_, PLAIN>,
+        frames: &[Head<'_>],
+        out: &mut [Decision],
+    ) {
         // Frames of one sender and of one flow come in runs, and the same question at the same time has the same
         // answer. Not remembered: a source that was refused, and whatever depends on more than addresses and tag.
         const NONE: u64 = u64::MAX;
@@ -261,12 +284,12 @@ impl<'b> View<'b> {
     }
 
     #[inline]
-    fn ingress(&self, port: PortId, now: Now) -> Ingress<'_> {
+    fn ingress(&self, port: PortId, now: Now) -> Ingress<'_, false> {
         Ingress { port, slot: self.table.slot(port), now }
     }
 
     /// Sets the reads of a burst's lookups going, all at once.
-    fn touch(&self, ingress: &Ingress<'_>, frames: &[Head<'_>]) {
+    fn touch(&self, ingress: &Ingress<'_, false>, frames: &[Head<'_>]) {
         let mut sum = 0;
         for Head { ethernet, .. } in frames {
             let vlan = match self.tagging {
@@ -282,7 +305,7 @@ impl<'b> View<'b> {
     }
 
     #[inline]
-    fn judge<W: Witness>(&self, ingress: &Ingress<'_>, head: &Head<'_>, witness: &mut W) -> Decision {
+    fn judge<W: Witness>(&self, ingress: &Ingress<'_, false>, head: &Head<'_>, witness: &mut W) -> Decision {
         match self.admit(ingress, head, witness) {
             Ok(admitted) => self.route(ingress, head, admitted, witness),
             Err(decision) => decision,
@@ -291,9 +314,9 @@ impl<'b> View<'b> {
 
     /// Rules 1 to 5.
     #[inline]
-    fn admit<W: Witness>(
+    fn admit<W: Witness, const PLAIN: bool>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, PLAIN>,
         head: &Head<'_>,
         witness: &mut W,
     ) -> Result<Admitted, Decision> {
@@ -323,13 +346,17 @@ impl<'b> View<'b> {
         // 2
         let is_link_local = match head.ethernet.dst.link_local_group() {
             None => false,
-            Some(group) => self.forward_link_local(ingress, group, witness).map_err(Decision::drop)?,
+            Some(group) => {
+                self.forward_link_local(&ingress.general(), group, witness).map_err(Decision::drop)?
+            }
         };
 
         // 3
         let vlan = match self.tagging {
-            None => None,
-            Some(tagging) => Some(classify(ingress, head, tagging, witness).map_err(Decision::drop)?),
+            Some(tagging) if !PLAIN => {
+                Some(classify(&ingress.general(), head, tagging, witness).map_err(Decision::drop)?)
+            }
+            _ => None,
         };
 
         // 4 and 5
@@ -349,7 +376,7 @@ impl<'b> View<'b> {
 
     /// The guard shut the port after this view was taken.
     #[inline]
-    fn was_shut(&self, ingress: &Ingress<'_>) -> bool {
+    fn was_shut<const PLAIN: bool>(&self, ingress: &Ingress<'_, PLAIN>) -> bool {
         ingress.has(Flags::GUARD)
             && ingress.entry().is_some_and(|entry| entry.state.shut.load(Ordering::Relaxed))
     }
@@ -358,7 +385,7 @@ impl<'b> View<'b> {
     #[cold]
     fn forward_link_local<W: Witness>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, false>,
         group: u8,
         witness: &mut W,
     ) -> Result<bool, DropReason> {
@@ -381,9 +408,9 @@ impl<'b> View<'b> {
 
     /// Rules 4 and 5 for what the FDB knows of the source: true if a lookup would find it at the ingress port now.
     #[inline]
-    fn accept<W: Witness>(
+    fn accept<W: Witness, const PLAIN: bool>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, PLAIN>,
         source: Station,
         witness: &mut W,
     ) -> Result<bool, DropReason> {
@@ -391,7 +418,7 @@ impl<'b> View<'b> {
         let locked = ingress.has(Flags::LOCKED);
         let hit = self.bridge.fdb.find(source);
         if let Some(hit) = &hit
-            && hit.port == ingress.port
+            && hit.port() == ingress.port
         {
             let alive = hit.is_alive(ingress.now, self.ageing_ms);
             if locked && !alive {
@@ -408,7 +435,7 @@ impl<'b> View<'b> {
         if let Some(hit) = &hit
             && kind == Some(EntryKind::Static)
         {
-            witness.note("source", false, || format!("a static entry keeps it at port {}", hit.port));
+            witness.note("source", false, || format!("a static entry keeps it at port {}", hit.port()));
             return Err(DropReason::SourceTaken);
         }
         if locked {
@@ -422,7 +449,7 @@ impl<'b> View<'b> {
             });
             return Ok(false);
         }
-        self.learn(ingress, source, hit, witness)
+        self.learn(&ingress.general(), source, hit, witness)
     }
 
     /// Rule 5 for a source that is new here.
@@ -430,7 +457,7 @@ impl<'b> View<'b> {
     #[inline(never)]
     fn learn<W: Witness>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, false>,
         source: Station,
         elsewhere: Option<Hit<'_>>,
         witness: &mut W,
@@ -447,7 +474,7 @@ impl<'b> View<'b> {
             Learned::NoRoom
         };
         witness.note("learn", learned != Learned::Limit, || match (learned, &elsewhere) {
-            (Learned::Yes, Some(hit)) => format!("it moves here from port {}", hit.port),
+            (Learned::Yes, Some(hit)) => format!("it moves here from port {}", hit.port()),
             (Learned::Yes, None) => "it is new here and learned".into(),
             (Learned::Limit, _) => "the port has as many learned addresses as it may have".into(),
             (_, _) => "the table has no room for it".into(),
@@ -462,14 +489,14 @@ impl<'b> View<'b> {
 
     /// Rules 6 and 7.
     #[inline]
-    fn route<W: Witness>(
+    fn route<W: Witness, const PLAIN: bool>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, PLAIN>,
         head: &Head<'_>,
         admitted: Admitted,
         witness: &mut W,
     ) -> Decision {
-        let Admitted { vlan, .. } = admitted;
+        let vlan = if PLAIN { None } else { admitted.vlan };
         let ethernet = &head.ethernet;
         if let Some(dst) = ethernet.dst.unicast() {
             // A frame to its own source finds what was just learned; a witness that changes nothing has to be told.
@@ -477,7 +504,7 @@ impl<'b> View<'b> {
                 Some(ingress.port)
             } else {
                 let hit = self.bridge.fdb.find(Station::new(dst, vlan));
-                hit.filter(|hit| hit.is_alive(ingress.now, self.ageing_ms)).map(|hit| hit.port)
+                hit.filter(|hit| hit.is_alive(ingress.now, self.ageing_ms)).map(|hit| hit.port())
             };
             if let Some(out_port) = port {
                 let verdict = self.leave_by(ingress, out_port, vlan);
@@ -488,12 +515,17 @@ impl<'b> View<'b> {
                 return Decision { verdict, vlan, audience: Audience::Class };
             }
         }
-        self.to_many(ingress, head, admitted, witness)
+        self.to_many(&ingress.general(), head, admitted, witness)
     }
 
     /// Rule 6: a known station is behind `out_port`.
     #[inline]
-    fn leave_by(&self, ingress: &Ingress<'_>, out_port: PortId, vlan: Option<Vlan>) -> Verdict {
+    fn leave_by<const PLAIN: bool>(
+        &self,
+        ingress: &Ingress<'_, PLAIN>,
+        out_port: PortId,
+        vlan: Option<Vlan>,
+    ) -> Verdict {
         let out = self.table.slot(out_port);
         let reason = if out_port == ingress.port && !ingress.has(Flags::HAIRPIN) {
             DropReason::SamePort
@@ -513,9 +545,10 @@ impl<'b> View<'b> {
     }
 
     /// Rule 7.
+    #[inline(never)]
     fn to_many<W: Witness>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, false>,
         head: &Head<'_>,
         admitted: Admitted,
         witness: &mut W,
@@ -577,7 +610,7 @@ impl<'b> View<'b> {
     /// not its own.
     fn question(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, false>,
         head: &Head<'_>,
         vlan: Option<Vlan>,
     ) -> Option<(IpAddr, PortId)> {
@@ -590,7 +623,7 @@ impl<'b> View<'b> {
     /// Whom a frame to a group is for, as the groups know.
     fn snoop<'v, W: Witness>(
         &self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, false>,
         head: &Head<'_>,
         vlan: Option<Vlan>,
         table: &'v GroupTable,
@@ -635,7 +668,7 @@ impl<'b> View<'b> {
     #[inline]
     fn reach_of<'v>(
         &'v self,
-        ingress: &Ingress<'_>,
+        ingress: &Ingress<'_, false>,
         vlan: Option<Vlan>,
         class: Class,
         members: Membership<'v>,
@@ -713,7 +746,7 @@ fn class_of(dst: MacAddr) -> Class {
 /// Rule 3.
 #[inline]
 fn classify<W: Witness>(
-    ingress: &Ingress<'_>,
+    ingress: &Ingress<'_, false>,
     head: &Head<'_>,
     tagging: Tagging,
     witness: &mut W,
