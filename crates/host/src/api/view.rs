@@ -271,7 +271,7 @@ pub struct QueueView {
     pub direction: String,
     /// Number of descriptors.
     pub size: u16,
-    /// `split` or `packed`.
+    /// `split` or `packed`; for a host's interface `interface`, or how AF_XDP runs, such as `native, zero-copy`.
     pub layout: String,
     /// Whether the driver enabled it.
     pub enabled: bool,

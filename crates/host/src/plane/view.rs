@@ -179,8 +179,10 @@ fn view(port: &Port) -> PortView {
             };
             (features, facts.mtu, facts.fault.clone(), queues, None)
         }
-        Attachment::Link(_) => {
-            (FeaturesView::default(), None, None, link_queue_views(port), Some(port.uplink.lock().clone()))
+        Attachment::Link(link) => {
+            let fault = link.interface().err().map(|error| error.to_string());
+            let queues = link_queue_views(port, link.mode().unwrap_or("interface"));
+            (FeaturesView::default(), None, fault, queues, Some(port.uplink.lock().clone()))
         }
     };
     let status = port.switch.bridge.port_status(port.id);
@@ -296,7 +298,11 @@ fn ranges(numbers: impl Iterator<Item = u16>) -> Vec<String> {
 }
 
 fn state(port: &Port) -> PortState {
-    let Attachment::Guest(guest) = &port.attachment else { return PortState::Running };
+    let guest = match &port.attachment {
+        Attachment::Guest(guest) => guest,
+        Attachment::Link(link) if link.interface().is_err() => return PortState::Faulted,
+        Attachment::Link(_) => return PortState::Running,
+    };
     let (mut running, mut faulted) = (false, false);
     for queue in &guest.transmit {
         if let Some(live) = queue.live.lock().as_ref() {
@@ -336,12 +342,13 @@ fn queue_views(guest: &GuestPort) -> Vec<QueueView> {
 }
 
 /// An interface's queues: what it sends into the switch first, as transmit queues of a guest are odd.
-fn link_queue_views(port: &Port) -> Vec<QueueView> {
+fn link_queue_views(port: &Port, layout: &str) -> Vec<QueueView> {
     let (from, to) = port.stats();
     let pairs = from.into_iter().zip(to).enumerate();
     let views = pairs.flat_map(|(pair, (from, to))| {
         let index = pair as u16 * 2;
-        [queue_view(index, "to-guest", to), queue_view(index + 1, "from-guest", from)]
+        let views = [queue_view(index, "to-guest", to), queue_view(index + 1, "from-guest", from)];
+        views.map(|view| QueueView { layout: layout.into(), ..view })
     });
     views.collect()
 }
@@ -351,7 +358,7 @@ fn queue_view(index: u16, direction: &str, stats: &QueueStats) -> QueueView {
         index,
         direction: direction.into(),
         size: 0,
-        layout: "interface".into(),
+        layout: String::new(),
         enabled: true,
         fault: None,
         traffic: traffic(std::iter::once(stats)),
