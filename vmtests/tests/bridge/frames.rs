@@ -111,7 +111,7 @@ pub(crate) fn bpdu(src: Mac) -> Vec<u8> {
         &bridge,
         &[0; 4],
         &bridge,
-        &[0x80, 1, 0, 0, 20, 0, 2, 0, 15, 0],
+        &[0x80, 1, 0, 0, 20, 0, 2, 0, 2, 0],
     ]
     .concat();
     ethernet([1, 0x80, 0xc2, 0, 0, 0], src, 38, &message)

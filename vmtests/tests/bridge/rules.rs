@@ -181,7 +181,7 @@ pub(crate) fn ageing(scene: &Scene) -> anyhow::Result<()> {
     let (a, b, fixed, dynamic) = (station(1), station(2), station(3), station(4));
     for (mac, kind) in [(fixed, "static"), (dynamic, "dynamic")] {
         twins.linux.batch("bridge", &format!("fdb add {} dev p3 master {kind}\n", text(mac)))?;
-        twins.ringway.tell(&["fdb", "add", &text(mac), "p3", "--kind", kind])?;
+        twins.ringway.tell(&["fdb", "add", &text(mac), "--port", "p3", "--kind", kind])?;
     }
     let start = Instant::now();
     scene.check("stations are learned, and move", || {
