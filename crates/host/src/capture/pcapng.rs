@@ -74,6 +74,7 @@ impl PcapngStream {
                     self.blocks.add_interfaces(&self.stream)?;
                 }
                 self.blocks.add_frame(&record)?;
+                self.stream.recycle(record.data);
             }
             let due = self.statistics_at <= Instant::now() && self.blocks.has_news();
             if due || self.blocks.has_missed() {

@@ -1,7 +1,11 @@
 //! The bounded queue between the workers and a capture's reader, and how the reader is woken.
 //!
 //! Any worker may push; one reader pops. Three numbers bound it: [`QUEUE_RECORDS_MAX`], [`QUEUE_BYTES_MAX`], and the rate at
-//! which the reader can be woken. The reader says in one word what it is doing: `AWAKE` needs no call, `ASLEEP` wants one at
+//! which the reader can be woken. Full-sized frames lie in buffers of one size, which go back to the workers when the reader
+//! is done with them: fresh memory for each would cost a worker a page fault for every second frame. Short frames are
+//! better off with the allocator, which keeps them close together.
+//!
+//! The reader says in one word what it is doing: `AWAKE` needs no call, `ASLEEP` wants one at
 //! the first record, `GATHERING` wants one only when the queue is half full. Whoever finds that a call is due takes the
 //! word back to `AWAKE` by compare-and-swap, so each sleep is answered by one call. A push and a going to sleep cannot
 //! miss each other: both write first, pass a sequentially consistent fence, and then read what the other has written.
@@ -17,8 +21,12 @@ use super::stream::Direction;
 
 /// Most records that wait for a reader.
 pub const QUEUE_RECORDS_MAX: usize = 8192;
-/// Most bytes that wait for a reader, with what it takes to keep them.
+/// Most bytes that wait for a reader, with what it takes to keep them. The buffers kept for use again are at most as many.
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Size of the buffers that are used again, in bytes.
+const BUFFER_BYTES: usize = 2048;
+/// Most bytes of a frame that is short.
+const SHORT_BYTES: usize = 256;
 /// How long a reader that was woken by a first record waits for more.
 const GATHER_TIME: Duration = Duration::from_millis(20);
 
@@ -42,13 +50,14 @@ pub struct Record {
     /// Frames that this interface had missed until then.
     pub missed: u64,
     /// The bytes kept.
-    pub data: Box<[u8]>,
+    pub data: Vec<u8>,
 }
 
 impl Record {
     /// What `len` bytes of a frame weigh in the queue.
     fn weight(len: usize) -> usize {
-        size_of::<Record>().saturating_add(len)
+        let buffer = if len > SHORT_BYTES { len.max(BUFFER_BYTES) } else { len };
+        size_of::<Record>().saturating_add(buffer)
     }
 }
 
@@ -79,6 +88,8 @@ impl Interface {
 #[derive(Debug)]
 pub(super) struct Queue {
     records: ArrayQueue<Record>,
+    /// Empty buffers of [`BUFFER_BYTES`].
+    buffers: ArrayQueue<Vec<u8>>,
     /// Weight of all records, and of those that are being made.
     bytes: AtomicUsize,
     reader: AtomicU8,
@@ -95,6 +106,7 @@ impl Queue {
     pub(super) fn new() -> Self {
         Self {
             records: ArrayQueue::new(QUEUE_RECORDS_MAX),
+            buffers: ArrayQueue::new(QUEUE_BYTES_MAX / BUFFER_BYTES),
             bytes: AtomicUsize::new(0),
             reader: AtomicU8::new(AWAKE),
             wake: Notify::new(),
@@ -115,6 +127,15 @@ impl Queue {
         let record = self.records.pop()?;
         self.bytes.fetch_sub(Record::weight(record.data.len()), Relaxed);
         Some(record)
+    }
+
+    /// Gives back the bytes of a record that was popped.
+    pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == BUFFER_BYTES {
+            buffer.clear();
+            // If there is no place, there are enough.
+            let _full = self.buffers.push(buffer);
+        }
     }
 
     /// Bytes and records that wait.
@@ -166,6 +187,16 @@ impl Queue {
 }
 
 impl Room<'_> {
+    /// A buffer of `len` zeros.
+    pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
+        if len <= SHORT_BYTES || len > BUFFER_BYTES {
+            return vec![0; len];
+        }
+        let mut buffer = self.queue.buffers.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+        buffer.resize(len, 0);
+        buffer
+    }
+
     /// Puts the record into the queue and wakes the reader if it sleeps. False if another one came first and took the
     /// last place.
     pub(super) fn push(self, record: Record) -> bool {

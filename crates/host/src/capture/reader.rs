@@ -71,7 +71,7 @@ impl PcapngReader {
     }
 
     /// The next whole block: its bytes, and what it tells. `None`: more is needed.
-    pub fn next(&mut self) -> Result<Option<(&[u8], Seen<'_>)>, PcapngReaderError> {
+    pub fn next_block(&mut self) -> Result<Option<(&[u8], Seen<'_>)>, PcapngReaderError> {
         let waiting = self.buffer.get(self.read..).unwrap_or_default();
         let parser = match &mut self.parser {
             Some(parser) => parser,

@@ -118,7 +118,7 @@ impl Sink {
         }
         let len = sighting.frame_len.min(capture.snap_len) as usize;
         let Some(room) = capture.queue.room(len) else { return self.interface.miss() };
-        let mut data = vec![0; len].into_boxed_slice();
+        let mut data = room.buffer(len);
         if len > head.len() {
             copy(&mut data);
         }
@@ -269,6 +269,11 @@ impl CaptureStream {
     /// The record that has waited longest, if one waits.
     pub fn take(&self) -> Option<Record> {
         self.capture.queue.pop()
+    }
+
+    /// Gives back the bytes of a record that was taken, so that workers need no fresh memory. Need not be called.
+    pub fn recycle(&self, data: Vec<u8>) {
+        self.capture.queue.recycle(data);
     }
 
     /// Expression that frames must match; empty: all.

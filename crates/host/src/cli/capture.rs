@@ -178,7 +178,7 @@ impl Taken {
     /// Takes a piece of the stream. False: it is enough.
     fn take(&mut self, piece: &[u8]) -> anyhow::Result<bool> {
         self.reader.push(piece);
-        while let Some((block, seen)) = self.reader.next()? {
+        while let Some((block, seen)) = self.reader.next_block()? {
             let is_frame = matches!(seen, Seen::Frame { .. });
             let written = match seen {
                 _ if self.raw => self.out.write_all(block),

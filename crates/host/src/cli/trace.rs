@@ -36,7 +36,10 @@ pub(crate) struct TraceArguments {
 /// Asks the running ringway and prints the decision.
 pub(crate) fn trace(socket: &Path, arguments: &TraceArguments) -> anyhow::Result<String> {
     let frame = match arguments.frame.as_slice() {
-        [only] if only.starts_with('@') => of_file(Path::new(&only[1..]))?,
+        [only] => match only.strip_prefix('@') {
+            Some(file) => of_file(Path::new(file))?,
+            None => only.clone(),
+        },
         words => words.join(" "),
     };
     let request = TraceRequest { port: arguments.port.clone(), frame };

@@ -169,7 +169,7 @@ fn what_was_missed_is_told_with_frames_and_statistics() {
     let mut reader = PcapngReader::default();
     reader.push(&bytes);
     let mut seen = 0;
-    while let Some((_, block)) = reader.next().expect("whole blocks") {
+    while let Some((_, block)) = reader.next_block().expect("whole blocks") {
         seen += u64::from(matches!(block, Seen::Frame { .. }));
     }
     assert_eq!((seen, reader.missed()), (delivered + 1, 100));
@@ -183,7 +183,7 @@ fn followed(bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Vec<String>), Pcap
     for to in cuts.iter().copied().chain([bytes.len()]) {
         reader.push(&bytes[from..to]);
         from = to;
-        while let Some((block, seen)) = reader.next()? {
+        while let Some((block, seen)) = reader.next_block()? {
             raw.extend_from_slice(block);
             if matches!(seen, Seen::Frame { .. }) {
                 lines.push(format!("{seen:?}"));
