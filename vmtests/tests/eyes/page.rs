@@ -231,9 +231,14 @@ pub(crate) fn thousand(scene: &Scene) -> anyhow::Result<()> {
     scene.check("an update takes little of the browser's time", || {
         std::thread::sleep(Duration::from_secs(5));
         browser.call("Performance.enable", serde_json::json!({}))?;
-        let before = busy(&mut browser)?;
+        let answers =
+            "performance.getEntriesByType('resource').filter((each) => each.name.endsWith('/api/ports')).length";
+        let (first, before) = (browser.value(answers)?, busy(&mut browser)?);
         std::thread::sleep(Duration::from_secs(6));
-        let after = busy(&mut browser)?;
+        let (last, after) = (browser.value(answers)?, busy(&mut browser)?);
+        let updates = last.as_u64().zip(first.as_u64()).map_or(0, |(last, first)| last - first);
+        scene.note(&format!("{updates} updates in 6 s"));
+        ensure!(updates >= 2, "the page asked {updates} times in 6 s");
         let share = |index: usize| (after[index] - before[index]) / (after[BUSY.len()] - before[BUSY.len()]);
         let parts: Vec<String> = BUSY
             .iter()

@@ -112,7 +112,8 @@ fn once(socket: &Path, interval: Duration) -> anyhow::Result<String> {
     thread::sleep(interval);
     state.take(Ok(ask(socket, false)?));
     state.tick(Instant::now());
-    let width = ratatui::crossterm::terminal::size().map_or(PLAIN_WIDTH, |(width, _)| width.max(80));
+    let size = if std::io::stdout().is_terminal() { ratatui::crossterm::terminal::size().ok() } else { None };
+    let width = size.map_or(PLAIN_WIDTH, |(width, _)| width.max(80));
     Ok(text(&state, width))
 }
 

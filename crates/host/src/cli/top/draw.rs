@@ -12,6 +12,9 @@ use crate::cli::table::{bytes, duration};
 
 /// Reasons shown below the ports.
 const REASONS_MAX: usize = 6;
+/// Narrower tables leave out frame rates.
+const FRAMES_WIDTH: u16 = 110;
+const FRAMES_COLUMNS: [usize; 2] = [4, 6];
 const DIM: Style = Style::new().fg(Color::DarkGray);
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const BAD: Style = Style::new().fg(Color::Red);
@@ -128,20 +131,25 @@ fn ports(state: &State, area: Rect, buffer: &mut Buffer) {
         "WHY".into(),
     ];
     let found = state.ports();
-    let rows = found.iter().map(|port| port_row(state, port));
+    let shown = |column: &usize| area.width >= FRAMES_WIDTH || !FRAMES_COLUMNS.contains(column);
+    let rows = found.iter().map(|port| {
+        let cells = port_row(state, port).into_iter().enumerate();
+        Row::new(cells.filter(|(column, _)| shown(column)).map(|(_, cell)| cell))
+    });
     let widths = [
-        Constraint::Fill(3),
+        Constraint::Min(14),
+        Constraint::Max(12),
+        Constraint::Length(9),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Length(8),
         Constraint::Fill(2),
-        Constraint::Length(9),
-        Constraint::Length(12),
-        Constraint::Length(9),
-        Constraint::Length(12),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Fill(5),
     ];
-    let heading =
-        headings.into_iter().enumerate().map(|(column, name)| aligned(name, (3..8).contains(&column)));
+    let columns = headings.into_iter().zip(widths).enumerate().filter(|(column, _)| shown(column));
+    let (heading, widths): (Vec<_>, Vec<_>) =
+        columns.map(|(column, (name, width))| (aligned(name, (3..8).contains(&column)), width)).unzip();
     table(state, rows.collect(), Row::new(heading), &widths, area, buffer);
     if room > 0 {
         let mut lines =
@@ -157,7 +165,7 @@ fn ports(state: &State, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-fn port_row(state: &State, port: &PortView) -> Row<'static> {
+fn port_row(state: &State, port: &PortView) -> [Cell<'static>; 9] {
     let rates = state.rates_of(&port.name);
     let word = state_of(port);
     let colour = match word {
@@ -169,7 +177,7 @@ fn port_row(state: &State, port: &PortView) -> Row<'static> {
     };
     let dropped = rates.dropped();
     let drops = if dropped > 0.0 { BAD } else { Style::new() };
-    Row::new([
+    [
         Cell::from(port.name.clone()).style(BOLD),
         Cell::from(port.switch.clone()),
         Cell::from(word).style(Style::new().fg(colour)),
@@ -179,7 +187,7 @@ fn port_row(state: &State, port: &PortView) -> Row<'static> {
         aligned(count(rates.to_frames), true),
         aligned(count(dropped), true).style(drops),
         Cell::from(why(port, &rates.drops)),
-    ])
+    ]
 }
 
 /// What there is to say of a port in a few words: faults and shuts first, then what it drops, then its uplink's state.

@@ -38,7 +38,8 @@ pub(super) struct Rates {
 impl Rates {
     /// All drops.
     pub(super) fn dropped(&self) -> f64 {
-        self.drops.values().sum()
+        // Not `sum`, which is -0 for nothing.
+        self.drops.values().fold(0.0, |sum, speed| sum + speed)
     }
 }
 

@@ -121,11 +121,20 @@ fn rates_are_the_difference_over_the_time() {
 }
 
 #[test]
+fn a_narrow_terminal_shows_names_and_rates_still() {
+    let text = screen(&running(), 80, 24);
+    assert!(line(&text, "web").contains("lan") && line(&text, "web").contains("8.00 Mb/s"), "{text}");
+    assert!(!text.contains("FRAMES/S") && text.contains("drops 250/s"), "{text}");
+    assert!(!screen(&State::default(), 80, 24).contains(" -0"));
+}
+
+#[test]
 fn before_the_second_answer_there_are_no_rates() {
     let mut state = State::default();
     assert!(screen(&state, 80, 24).contains("waiting for the first answer"));
     state.take(Ok(answer(Instant::now(), 7, vec![port("web", 1000, &[])])));
-    assert!(line(&screen(&state, 140, 24), "web").contains("0 b/s"));
+    let text = screen(&state, 140, 24);
+    assert!(line(&text, "web").contains("0 b/s") && !text.contains(" -0"), "{text}");
 }
 
 #[test]

@@ -274,8 +274,9 @@ class Card {
     const quiet = port.shut ? `shut: ${port.shut}` : state;
     const running = state === 'running';
     const [away, here] = above ? ['↓', '↑'] : ['↑', '↓'];
-    say(this.sent, running ? `${away} ${bits(rates.inBytes).replace('b/s', '')}` : cut(quiet, 16));
-    say(this.received, running ? `${here} ${bits(rates.outBytes).replace('b/s', '')}` : '');
+    const pace = (bytes) => (width < 150 ? bits(bytes).replace(/\.\d+/, '') : bits(bytes)).replace('b/s', '').trim();
+    say(this.sent, running ? `${away} ${pace(rates.inBytes)}` : cut(quiet, 16));
+    say(this.received, running ? `${here} ${pace(rates.outBytes)}` : '');
     const words = `${port.name}, ${port.kind}, ${quiet}, from guest ${bits(rates.inBytes)}, to guest ${bits(rates.outBytes)}`;
     const drops = dropping ? `, ${perSecond(rates.drops)} drops a second` : '';
     say(this.title, words + drops);
