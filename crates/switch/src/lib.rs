@@ -11,6 +11,7 @@
 //!   [`Form`], writes answers, and explains ([`Explanation`]).
 //! * [`flow_hash`] picks a receive queue so that a conversation keeps to one.
 
+mod admission;
 mod bridge;
 mod entry;
 mod fdb;
@@ -24,6 +25,7 @@ pub mod multicast;
 pub mod neighbour;
 mod packet;
 mod port;
+mod reach;
 mod source;
 mod table;
 mod trace;
@@ -48,7 +50,8 @@ pub use frame::{ETHERNET_HEADER_SIZE, EthernetHead, Head, Tagging, VlanTag};
 pub use groups::{GroupEntry, QuerierEntry, RouterEntry};
 pub use neighbour::ANSWER_MAX;
 pub use port::{PortSettings, PortVlans, Rates, VlanSet};
+pub use reach::Reach;
 pub use source::AllowedSources;
 pub use trace::{Explanation, REFUSED_MAX, Step};
 pub use types::{DropReason, MacAddr, MacParseError, Now, PortId, UnicastMac, Verdict, Vlan};
-pub use view::{Decision, Form, Reach, View};
+pub use view::{Decision, Form, View};

@@ -34,15 +34,14 @@ use std::sync::atomic::Ordering;
 use arc_swap::Guard;
 
 use crate::bridge::Bridge;
-use crate::entry::EntryKind;
-use crate::fdb::{Hit, Station};
+use crate::fdb::Station;
 use crate::frame::{Head, Tagging};
-use crate::groups::{GroupTable, Listeners, Membership, Observed, Trust};
-use crate::ledger::Learned;
+use crate::groups::{GroupTable, Membership, Observed, Trust};
 use crate::multicast::{self, Message};
 use crate::neighbour::{self, ANSWER_MAX};
+use crate::reach::Reach;
 use crate::table::{Class, Flags, PortEntry, PortSlot, PortTable};
-use crate::trace::{Explanation, Nobody, REFUSED_MAX, Recorder, Witness};
+use crate::trace::{Nobody, Witness};
 use crate::types::{DropReason, MacAddr, Now, PortId, Verdict, Vlan};
 
 /// An entry's time is renewed at most this often, in milliseconds.
@@ -75,6 +74,11 @@ impl Decision {
     pub const fn drop(reason: DropReason) -> Self {
         Self { verdict: Verdict::Drop(reason), vlan: None, audience: Audience::Class }
     }
+
+    /// A frame of a VLAN that is dropped.
+    pub(crate) const fn drop_in(vlan: Option<Vlan>, reason: DropReason) -> Self {
+        Self { vlan, ..Self::drop(reason) }
+    }
 }
 
 /// How a frame leaves by a port.
@@ -90,48 +94,48 @@ pub enum Form {
 
 /// One state of a bridge, to decide a burst by.
 pub struct View<'b> {
-    bridge: &'b Bridge,
-    table: Guard<Arc<PortTable>>,
+    pub(crate) bridge: &'b Bridge,
+    pub(crate) table: Guard<Arc<PortTable>>,
     groups: Option<Guard<Arc<GroupTable>>>,
-    tagging: Option<Tagging>,
-    ageing_ms: i32,
-    refresh_ms: i32,
+    pub(crate) tagging: Option<Tagging>,
+    pub(crate) ageing_ms: i32,
+    pub(crate) refresh_ms: i32,
 }
 
 /// Where and when frames come in. `PLAIN` says at compile time what most switches are: the switch knows no VLANs,
 /// and the port is an open one that learns and has nothing else that a frame's source is asked for.
 #[derive(Clone, Copy)]
-struct Ingress<'v, const PLAIN: bool> {
-    port: PortId,
-    slot: &'v PortSlot,
-    now: Now,
+pub(crate) struct Ingress<'v, const PLAIN: bool> {
+    pub(crate) port: PortId,
+    pub(crate) slot: &'v PortSlot,
+    pub(crate) now: Now,
 }
 
 impl<'v, const PLAIN: bool> Ingress<'v, PLAIN> {
     #[inline(always)]
-    fn has(&self, flags: Flags) -> bool {
+    pub(crate) fn has(&self, flags: Flags) -> bool {
         if PLAIN { Flags::PLAIN.has(flags) } else { self.slot.flags.has(flags) }
     }
 
     /// The same, with nothing known beforehand: for rules that are seldom reached.
-    fn general(self) -> Ingress<'v, false> {
+    pub(crate) fn general(self) -> Ingress<'v, false> {
         let Self { port, slot, now } = self;
         Ingress { port, slot, now }
     }
 
-    fn entry(&self) -> Option<&'v PortEntry> {
+    pub(crate) fn entry(&self) -> Option<&'v PortEntry> {
         self.slot.entry.as_deref()
     }
 }
 
 /// What rules 1 to 5 found of a frame that they let pass.
 #[derive(Clone, Copy)]
-struct Admitted {
-    vlan: Option<Vlan>,
+pub(crate) struct Admitted {
+    pub(crate) vlan: Option<Vlan>,
     /// The source has an entry at the ingress port that a lookup finds.
-    is_known_here: bool,
+    pub(crate) is_known_here: bool,
     /// To a link-local group.
-    is_link_local: bool,
+    pub(crate) is_link_local: bool,
 }
 
 impl<'b> View<'b> {
@@ -247,44 +251,8 @@ impl<'b> View<'b> {
         neighbour::answer(head.bytes, mac, out)
     }
 
-    /// Says how a frame with these first bytes would fare, and changes nothing. In a full FDB the frame itself might
-    /// cost another station its entry; that is not foreseen.
-    #[must_use]
-    pub fn explain(&self, in_port: PortId, bytes: &[u8], now: Now) -> Explanation {
-        let mut recorder = Recorder::default();
-        let ingress = self.ingress(in_port, now);
-        let (mut outputs, mut refused) = (Vec::new(), Vec::new());
-        let decision = match Head::parse(bytes) {
-            Err(reason) => {
-                recorder.note("frame", false, || format!("{} bytes are no Ethernet header", bytes.len()));
-                Decision::drop(reason)
-            }
-            Ok(head) => {
-                recorder.note("frame", true, || describe(&head));
-                let decision = self.judge(&ingress, &head, &mut recorder);
-                match decision.verdict {
-                    Verdict::Unicast(port) => outputs.push((port, self.form(port, &decision))),
-                    Verdict::Answer => outputs.push((in_port, self.form(in_port, &decision))),
-                    Verdict::Drop(_) => {}
-                    Verdict::Flood => {
-                        let reach = self.reach(in_port, &head, &decision, now);
-                        for (port, _) in self.table.ports() {
-                            match reach.refusal(port) {
-                                None => outputs.push((port, self.form(port, &decision))),
-                                Some(why) if refused.len() < REFUSED_MAX => refused.push((port, why)),
-                                Some(_) => {}
-                            }
-                        }
-                    }
-                }
-                decision
-            }
-        };
-        Explanation { steps: recorder.steps, decision, outputs, refused }
-    }
-
     #[inline]
-    fn ingress(&self, port: PortId, now: Now) -> Ingress<'_, false> {
+    pub(crate) fn ingress(&self, port: PortId, now: Now) -> Ingress<'_, false> {
         Ingress { port, slot: self.table.slot(port), now }
     }
 
@@ -305,185 +273,15 @@ impl<'b> View<'b> {
     }
 
     #[inline]
-    fn judge<W: Witness>(&self, ingress: &Ingress<'_, false>, head: &Head<'_>, witness: &mut W) -> Decision {
+    pub(crate) fn judge<W: Witness>(
+        &self,
+        ingress: &Ingress<'_, false>,
+        head: &Head<'_>,
+        witness: &mut W,
+    ) -> Decision {
         match self.admit(ingress, head, witness) {
             Ok(admitted) => self.route(ingress, head, admitted, witness),
             Err(decision) => decision,
-        }
-    }
-
-    /// Rules 1 to 5.
-    #[inline]
-    fn admit<W: Witness, const PLAIN: bool>(
-        &self,
-        ingress: &Ingress<'_, PLAIN>,
-        head: &Head<'_>,
-        witness: &mut W,
-    ) -> Result<Admitted, Decision> {
-        // 1
-        let port = ingress.port;
-        let refusal = if !ingress.has(Flags::MEMBER) {
-            Some(DropReason::IngressRemoved)
-        } else if !ingress.has(Flags::OPEN) || self.was_shut(ingress) {
-            Some(DropReason::PortShut)
-        } else {
-            None
-        };
-        if let Some(reason) = refusal {
-            witness.note("port", false, || {
-                let state =
-                    if reason == DropReason::PortShut { "disabled or shut" } else { "not on the switch" };
-                format!("port {port} is {state}")
-            });
-            return Err(Decision::drop(reason));
-        }
-        witness.note("port", true, || format!("port {port} is open"));
-        let Some(src) = head.ethernet.src.unicast() else {
-            witness.note("source", false, || format!("{} is no station's address", head.ethernet.src));
-            return Err(Decision::drop(DropReason::InvalidSource));
-        };
-
-        // 2
-        let is_link_local = match head.ethernet.dst.link_local_group() {
-            None => false,
-            Some(group) => {
-                self.forward_link_local(&ingress.general(), group, witness).map_err(Decision::drop)?
-            }
-        };
-
-        // 3
-        let vlan = match self.tagging {
-            Some(tagging) if !PLAIN => {
-                Some(classify(&ingress.general(), head, tagging, witness).map_err(Decision::drop)?)
-            }
-            _ => None,
-        };
-
-        // 4 and 5
-        let refused = |reason| Decision { vlan, ..Decision::drop(reason) };
-        if ingress.has(Flags::SOURCES)
-            && let Some(entry) = ingress.entry()
-        {
-            if let Err(reason) = entry.settings.sources.check(&head.ethernet, head.bytes) {
-                witness.note("allowed-sources", false, || format!("{reason}: not an address of port {port}"));
-                return Err(refused(reason));
-            }
-            witness.note("allowed-sources", true, || "all addresses that it claims are allowed".into());
-        }
-        let is_known_here = self.accept(ingress, Station::new(src, vlan), witness).map_err(refused)?;
-        Ok(Admitted { vlan, is_known_here, is_link_local })
-    }
-
-    /// The guard shut the port after this view was taken.
-    #[inline]
-    fn was_shut<const PLAIN: bool>(&self, ingress: &Ingress<'_, PLAIN>) -> bool {
-        ingress.has(Flags::GUARD)
-            && ingress.entry().is_some_and(|entry| entry.state.shut.load(Ordering::Relaxed))
-    }
-
-    /// Rule 2, for 01:80:c2:00:00:0X: true if it goes on.
-    #[cold]
-    fn forward_link_local<W: Witness>(
-        &self,
-        ingress: &Ingress<'_, false>,
-        group: u8,
-        witness: &mut W,
-    ) -> Result<bool, DropReason> {
-        const SPANNING_TREE: u8 = 0;
-        const PAUSE: u8 = 1;
-        if group == SPANNING_TREE && ingress.has(Flags::GUARD) {
-            if W::ACTS {
-                // A port that left meanwhile needs no guard.
-                let _ = self.bridge.set_shut(ingress.port, true);
-            }
-            witness.note("link-local", false, || "a spanning-tree frame: the guard shuts the port".into());
-            return Err(DropReason::Guard);
-        }
-        let forwards = group != PAUSE && ingress.slot.link_local >> group & 1 != 0;
-        witness.note("link-local", forwards, || {
-            format!("group {group:x} is {}", if forwards { "forwarded" } else { "kept to its link" })
-        });
-        if forwards { Ok(true) } else { Err(DropReason::LinkLocal) }
-    }
-
-    /// Rules 4 and 5 for what the FDB knows of the source: true if a lookup would find it at the ingress port now.
-    #[inline]
-    fn accept<W: Witness, const PLAIN: bool>(
-        &self,
-        ingress: &Ingress<'_, PLAIN>,
-        source: Station,
-        witness: &mut W,
-    ) -> Result<bool, DropReason> {
-        let learns = ingress.has(Flags::LEARNING) && self.ageing_ms != 0;
-        let locked = ingress.has(Flags::LOCKED);
-        let hit = self.bridge.fdb.find(source);
-        if let Some(hit) = &hit
-            && hit.port() == ingress.port
-        {
-            let alive = hit.is_alive(ingress.now, self.ageing_ms);
-            if locked && !alive {
-                witness.note("locked", false, || "its entry here has aged".into());
-                return Err(DropReason::Locked);
-            }
-            if learns && W::ACTS {
-                hit.refresh(ingress.now, self.refresh_ms);
-            }
-            witness.note("source", true, || format!("a {} entry is at this port", hit.word.kind().name()));
-            return Ok(alive || learns);
-        }
-        let kind = hit.as_ref().map(|hit| hit.word.kind());
-        if let Some(hit) = &hit
-            && kind == Some(EntryKind::Static)
-        {
-            witness.note("source", false, || format!("a static entry keeps it at port {}", hit.port()));
-            return Err(DropReason::SourceTaken);
-        }
-        if locked {
-            witness.note("locked", false, || "no entry says that it is at this port".into());
-            return Err(DropReason::Locked);
-        }
-        if kind == Some(EntryKind::Sticky) || !learns {
-            witness.note("source", true, || match kind {
-                Some(EntryKind::Sticky) => "a sticky entry keeps it at another port: not learned".into(),
-                _ => "the port does not learn it".into(),
-            });
-            return Ok(false);
-        }
-        self.learn(&ingress.general(), source, hit, witness)
-    }
-
-    /// Rule 5 for a source that is new here.
-    #[cold]
-    #[inline(never)]
-    fn learn<W: Witness>(
-        &self,
-        ingress: &Ingress<'_, false>,
-        source: Station,
-        elsewhere: Option<Hit<'_>>,
-        witness: &mut W,
-    ) -> Result<bool, DropReason> {
-        let at_limit = |entry: &PortEntry| entry.state.learned.load(Ordering::Relaxed) >= entry.mac_limit();
-        // Without the mutex: a guest that invents addresses comes here with each frame.
-        let learned = if ingress.has(Flags::LIMITED) && ingress.entry().is_some_and(at_limit) {
-            Learned::Limit
-        } else if W::ACTS {
-            self.bridge.learn(source, ingress.port, ingress.now)
-        } else if elsewhere.is_some() || self.bridge.has_room(source) {
-            Learned::Yes
-        } else {
-            Learned::NoRoom
-        };
-        witness.note("learn", learned != Learned::Limit, || match (learned, &elsewhere) {
-            (Learned::Yes, Some(hit)) => format!("it moves here from port {}", hit.port()),
-            (Learned::Yes, None) => "it is new here and learned".into(),
-            (Learned::Limit, _) => "the port has as many learned addresses as it may have".into(),
-            (_, _) => "the table has no room for it".into(),
-        });
-        match learned {
-            Learned::Yes => Ok(true),
-            Learned::Sticky | Learned::NoRoom => Ok(false),
-            Learned::Static => Err(DropReason::SourceTaken),
-            Learned::Limit => Err(DropReason::MacLimit),
         }
     }
 
@@ -569,7 +367,7 @@ impl<'b> View<'b> {
             }
             _ => (Audience::Class, Membership::Flood),
         };
-        let refused = |reason| Decision { vlan, ..Decision::drop(reason) };
+        let refused = |reason| Decision::drop_in(vlan, reason);
         let anyone = match members {
             Membership::Flood => self.table.any_takes(class, vlan, ingress.slot),
             Membership::Listeners(ports) => {
@@ -690,86 +488,10 @@ impl<'b> View<'b> {
     }
 }
 
-/// The ports that get a frame with the verdict [`Verdict::Flood`].
-pub struct Reach<'v> {
-    table: &'v PortTable,
-    vlan: Option<Vlan>,
-    required: Flags,
-    forbidden: Flags,
-    except: Option<PortId>,
-    /// Nobody but these.
-    only: Option<Listeners<'v>>,
-}
-
-impl Reach<'_> {
-    /// Whether the frame goes to this port; false for the one it came from, unless that has hairpin on.
-    #[inline]
-    #[must_use]
-    pub fn takes(&self, out_port: PortId) -> bool {
-        let slot = self.table.slot(out_port);
-        slot.flags.has(self.required)
-            && slot.flags.lacks(self.forbidden)
-            && self.except != Some(out_port)
-            && slot.carries(self.vlan)
-            && self.only.is_none_or(|ports| ports.takes(out_port))
-    }
-
-    /// Why [`Self::takes`] says no, if it does.
-    fn refusal(&self, out_port: PortId) -> Option<&'static str> {
-        let slot = self.table.slot(out_port);
-        if self.takes(out_port) {
-            None
-        } else if self.except == Some(out_port) {
-            Some("it came from there")
-        } else if !slot.flags.has(Flags::OPEN) {
-            Some("the port is disabled or shut")
-        } else if !slot.carries(self.vlan) {
-            Some("the port is not in the VLAN")
-        } else if !slot.flags.lacks(self.forbidden) {
-            Some("both ports are isolated")
-        } else if !slot.flags.has(self.required) {
-            Some("the port does not take such frames")
-        } else {
-            Some("no listener and no router is there")
-        }
-    }
-}
-
 fn class_of(dst: MacAddr) -> Class {
     match dst {
         MacAddr::BROADCAST => Class::Broadcast,
         _ if dst.is_multicast() => Class::Multicast,
         _ => Class::Unicast,
     }
-}
-
-/// Rule 3.
-#[inline]
-fn classify<W: Witness>(
-    ingress: &Ingress<'_, false>,
-    head: &Head<'_>,
-    tagging: Tagging,
-    witness: &mut W,
-) -> Result<Vlan, DropReason> {
-    let slot = ingress.slot;
-    let vlan = match head.ethernet.tag.filter(|tag| tag.tagging == tagging) {
-        Some(tag) if tag.vid() != 0 => Vlan::new(tag.vid()).filter(|vlan| slot.carries(Some(*vlan))),
-        // The frame ends within its tag.
-        None if head.ethernet.tag.is_none() && head.ethernet.ethertype == tagging.tpid() => None,
-        _ => slot.native(),
-    };
-    witness.note("vlan", vlan.is_some(), || match vlan {
-        Some(vlan) => format!("it is in VLAN {}", vlan.get()),
-        None => format!("its tag ({:?}) names no VLAN of the port", head.ethernet.tag.map(|tag| tag.vid())),
-    });
-    vlan.ok_or(DropReason::Vlan)
-}
-
-fn describe(head: &Head<'_>) -> String {
-    let ethernet = &head.ethernet;
-    let tag = match ethernet.tag {
-        None => "untagged".to_owned(),
-        Some(tag) => format!("tag {:04x} VID {}", tag.tagging.tpid(), tag.vid()),
-    };
-    format!("{} to {}, {tag}, type {:04x}", ethernet.src, ethernet.dst, ethernet.ethertype)
 }
