@@ -2,12 +2,17 @@
 //!
 //! Run by `cargo xtask test bridge`. Needs root. What is made of namespaces and wires ends with each test.
 
+mod attacks;
 mod frames;
+mod guests;
+mod live;
 mod matrix;
 mod place;
 mod rules;
 mod snooping;
+mod softmac;
 mod twins;
+mod uplinks;
 
 use std::process::ExitCode;
 use vmtests::harness::{Test, main as run};
@@ -25,6 +30,14 @@ const TESTS: &[Test] = &[
     Test { name: "shut_ports_and_odd_frames", body: rules::shut_and_odd },
     Test { name: "igmp_snooping", body: snooping::snooping4 },
     Test { name: "mld_snooping", body: snooping::snooping6 },
+    Test { name: "softmac_by_monitor", body: softmac::by_monitor },
+    Test { name: "softmac_by_command", body: softmac::by_command },
+    Test { name: "uplink_that_cannot_filter", body: uplinks::veth },
+    Test { name: "uplink_macvlan", body: uplinks::macvlan },
+    Test { name: "uplink_macvtap", body: uplinks::macvtap },
+    Test { name: "random_sources", body: attacks::random_sources },
+    Test { name: "live_under_traffic", body: live::under_traffic },
+    Test { name: "captured", body: live::captured },
 ];
 
 fn main() -> ExitCode {
