@@ -26,7 +26,7 @@ const PORT: &str = "[port.web]\nswitch = 'lan'\nvhost-user.socket = 'web.sock'\n
 impl Running {
     /// Starts `ringway run` and waits until it reports that it is ready.
     fn start() -> Running {
-        Running::with(FILE, |file| command(file))
+        Running::with(FILE, command)
     }
 
     /// The same with a file of its own and a command of its own.
