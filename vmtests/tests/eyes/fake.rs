@@ -209,8 +209,8 @@ impl Fake {
         let entry = |number: usize| {
             json!({
                 "switch": self.text(0, "lan"), "mac": mac(number), "port": self.name(number / 2), "vlan": 10,
-                "kind": if number % 2 == 0 { "static" } else { "learned" },
-                "why": self.text(1, if number % 2 == 0 { "configuration" } else { "seen in a frame" }),
+                "kind": if number.is_multiple_of(2) { "static" } else { "learned" },
+                "why": self.text(1, if number.is_multiple_of(2) { "configuration" } else { "seen in a frame" }),
                 "age_ms": number * 700
             })
         };
