@@ -4,7 +4,7 @@ mod station;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,15 +65,13 @@ impl Host {
     }
 
     /// Starts a capture, and waits until it runs.
-    fn capturing(&self, words: &[&str]) -> Child {
-        let before = self.captures();
-        let child = self.ringway(&[&["capture"], words].concat()).spawn().expect("started");
-        let late = Instant::now() + PATIENCE;
-        while self.captures() == before {
-            assert!(Instant::now() < late, "the capture does not begin");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child
+    fn capturing(&self, words: &[&str]) -> Capturing {
+        let mut child = self.ringway(&[&["capture"], words].concat()).spawn().expect("started");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        log.read_line(&mut line).expect("a line");
+        assert!(line.starts_with("capturing on "), "{line:?}");
+        Capturing { child, log }
     }
 
     /// How many captures run: as many as are missing until the plane refuses one more.
@@ -100,6 +98,22 @@ impl Drop for Host {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+/// A capture that runs.
+struct Capturing {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Capturing {
+    /// Its exit code, and what else it printed, when it has ended.
+    fn ended(mut self) -> (Option<i32>, String, String) {
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).expect("text");
+        let (code, out, _) = ended(self.child);
+        (code, out, log)
     }
 }
 
@@ -143,13 +157,13 @@ fn a_file_has_every_frame_with_port_direction_and_reason() {
     let mut a = Station::connect(&host.lab.socket("a"), plain());
     let mut b = Station::connect(&host.lab.socket("b"), plain());
     let file = host.directory.path().join("out.pcapng");
-    let child = host.capturing(&["a", "b", "-w", file.to_str().expect("text"), "--count", "3"]);
+    let capturing = host.capturing(&["a", "b", "-w", file.to_str().expect("text"), "--count", "3"]);
     let good = frame(MAC_B, MAC_A, b"hello", 1400);
     let bad = frame(MAC_B, GROUP_SOURCE, b"from a group", 60);
     a.send(&good);
     assert_eq!(b.receive().1, good);
     a.send(&bad);
-    let (code, out, log) = ended(child);
+    let (code, out, log) = capturing.ended();
     assert_eq!((code, out.as_str()), (Some(0), ""), "{log}");
     assert_eq!(log, "3 frames, 0 missed\n");
     let told = frames(&file);
@@ -173,19 +187,19 @@ fn a_file_has_every_frame_with_port_direction_and_reason() {
 fn without_a_file_each_frame_is_a_line_and_ctrl_c_ends_it() {
     let host = Host::start();
     let mut a = Station::connect(&host.lab.socket("a"), plain());
-    let mut child =
+    let mut capturing =
         host.capturing(&["a", "--drops", "--filter", "ether proto 0x88b5 or greater 60", "--snap-len", "20"]);
     a.send(&frame(MAC_B, GROUP_SOURCE, b"", 60));
-    let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+    let mut lines = BufReader::new(capturing.child.stdout.take().expect("piped"));
     let mut line = String::new();
     lines.read_line(&mut line).expect("a line");
     let (time, rest) = line.split_once(' ').expect("words");
     assert_eq!(time.len(), "01:02:03.000000".len());
     assert!(rest.starts_with("a in  03:00:00:00:00:01 > 02:00:00:00:00:0b "), "{line:?}");
     assert!(rest.ends_with(" (60 B) drop: invalid-source\n"), "{line:?}");
-    let pid = rustix::process::Pid::from_child(&child);
+    let pid = rustix::process::Pid::from_child(&capturing.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
-    let (code, _, log) = ended(child);
+    let (code, _, log) = capturing.ended();
     assert_eq!((code, log.as_str()), (Some(0), "1 frames, 0 missed\n"));
     lines.read_to_string(&mut line).expect("the rest");
     assert_eq!(line.lines().count(), 1);
@@ -195,16 +209,16 @@ fn without_a_file_each_frame_is_a_line_and_ctrl_c_ends_it() {
 #[test]
 fn a_capture_ends_with_its_client_and_after_its_time() {
     let host = Host::start();
-    let mut child = host.capturing(&["-w", "-"]);
-    child.kill().expect("killed");
-    child.wait().expect("ended");
+    let mut capturing = host.capturing(&["-w", "-"]);
+    capturing.child.kill().expect("killed");
+    capturing.child.wait().expect("ended");
     host.until_no_capture_runs();
     let begun = Instant::now();
     let (code, bytes, log) = {
         let output = host.ringway(&["capture", "-w", "-", "--duration", "1"]).output().expect("ended");
         (output.status.code(), output.stdout, String::from_utf8(output.stderr).expect("text"))
     };
-    assert_eq!((code, log.as_str()), (Some(0), "0 frames, 0 missed\n"));
+    assert_eq!((code, log.as_str()), (Some(0), "capturing on all ports\n0 frames, 0 missed\n"));
     assert!(begun.elapsed() >= Duration::from_secs(1));
     let blocks: Vec<_> = PcapNGSlice::from_slice(&bytes).expect("a section").collect();
     assert_eq!(blocks.len(), 3, "the section and two interfaces");

@@ -46,6 +46,10 @@ pub(crate) struct CaptureArguments {
 }
 
 impl CaptureArguments {
+    fn where_to_look(&self) -> String {
+        if self.ports.is_empty() { "all ports".into() } else { self.ports.join(", ") }
+    }
+
     fn path(&self) -> anyhow::Result<String> {
         for name in &self.ports {
             config::check_name(name).map_err(anyhow::Error::msg)?;
@@ -82,6 +86,7 @@ pub(crate) fn capture(socket: &Path, arguments: &CaptureArguments) -> anyhow::Re
         let mut answer = client::open(socket, &Ask::get(&path)).await?.into_body();
         // Only now, so that a capture that cannot begin leaves an old file alone.
         let mut taken = Taken::new(arguments)?;
+        eprintln!("capturing on {}", arguments.where_to_look());
         tokio::pin!(let stopped = stop.received(););
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
