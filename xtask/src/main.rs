@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask test`, `bench`, `check`, `setup`, `miri`, `fuzz`.
+//! The project's own commands: `cargo xtask test`, `bench`, `check`, `setup`, `miri`, `fuzz`, `dist`.
 //!
 //! Everything that a contributor or a continuous-integration machine runs goes through here, so that there is one
 //! way to do it. A command prints a line with the elapsed time before each step and ends with one line
 //! `N passed, N failed`.
 
 mod bench;
+mod dist;
 mod law;
 mod setup;
 mod steps;
@@ -47,6 +48,8 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<String>,
     },
+    /// Make the Debian package, a tar of the same files and their checksums, under target/dist
+    Dist(dist::Options),
     /// Run the memory crates' tests under Miri
     Miri,
     /// Fuzz one target, or every target in turn
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Check => tests::group(&mut steps, "check"),
         Task::Setup => setup::everything(&mut steps),
         Task::Bench { name, json, rest } => return bench::run(&name, json, &rest),
+        Task::Dist(options) => dist::run(&mut steps, &options),
         Task::Miri => tests::group(&mut steps, "miri"),
         Task::Fuzz { target, seconds } => tests::fuzz(&mut steps, target.as_deref(), seconds),
     };
