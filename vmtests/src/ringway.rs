@@ -213,7 +213,8 @@ impl Ringway {
 }
 
 fn spawn(binary: &Path, file: &Path, directory: &Path, enter: &[String]) -> anyhow::Result<Peer> {
-    let words: Vec<&str> = enter.iter().map(String::as_str).chain(["setpriv", "--pdeathsig", "KILL"]).collect();
+    let words: Vec<&str> =
+        enter.iter().map(String::as_str).chain(["setpriv", "--pdeathsig", "KILL"]).collect();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(binary).arg("run").arg(file);
     Peer::start("ringway", directory, &mut command)

@@ -67,14 +67,7 @@ pub(crate) fn igmp3(src: Mac, from: [u8; 4], record: u8, group: [u8; 4]) -> Vec<
 }
 
 /// A message of MLD version 1 (RFC 2710 §3) in the frame that it belongs in. `delay` is in milliseconds.
-pub(crate) fn mld(
-    src: Mac,
-    from: [u8; 16],
-    to: [u8; 16],
-    kind: u8,
-    delay: u16,
-    group: [u8; 16],
-) -> Vec<u8> {
+pub(crate) fn mld(src: Mac, from: [u8; 16], to: [u8; 16], kind: u8, delay: u16, group: [u8; 16]) -> Vec<u8> {
     let mut message = [&[kind, 0, 0, 0][..], &delay.to_be_bytes(), &[0, 0], &group].concat();
     let sum = sum6(from, to, 58, &message);
     message[2..4].copy_from_slice(&sum);
@@ -106,14 +99,9 @@ pub(crate) fn solicitation(src: Mac, from: [u8; 16], target: [u8; 16]) -> Vec<u8
 /// A configuration BPDU of a bridge that would be the root (IEEE 802.1D-2004 §9.3.1).
 pub(crate) fn bpdu(src: Mac) -> Vec<u8> {
     let bridge = [&[0x10, 0][..], &src].concat();
-    let message = [
-        &[0x42, 0x42, 3, 0, 0, 0, 0, 0][..],
-        &bridge,
-        &[0; 4],
-        &bridge,
-        &[0x80, 1, 0, 0, 20, 0, 2, 0, 2, 0],
-    ]
-    .concat();
+    let message =
+        [&[0x42, 0x42, 3, 0, 0, 0, 0, 0][..], &bridge, &[0; 4], &bridge, &[0x80, 1, 0, 0, 20, 0, 2, 0, 2, 0]]
+            .concat();
     ethernet([1, 0x80, 0xc2, 0, 0, 0], src, 38, &message)
 }
 

@@ -40,8 +40,12 @@ impl Couple {
         }
         let configs = [("a", 1), ("b", 2)].map(|(name, number)| {
             let mut guest = GuestConfig::new(name);
-            guest.nics =
-                vec![Nic { socket: config.socket(name), mac: mac(number), queue_pairs: 1, properties: vec![] }];
+            guest.nics = vec![Nic {
+                socket: config.socket(name),
+                mac: mac(number),
+                queue_pairs: 1,
+                properties: vec![],
+            }];
             guest.arguments =
                 vec!["-qmp".into(), format!("unix:{},server=on,wait=off", monitor(name).display())];
             guest
@@ -75,7 +79,12 @@ impl Couple {
     }
 
     /// Waits until `port show` of a port is as `condition` wants it.
-    pub(crate) fn until(&self, what: &str, port: &str, condition: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    pub(crate) fn until(
+        &self,
+        what: &str,
+        port: &str,
+        condition: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         let mut last = Value::Null;
         wait_until(what, SOON, || {
             last = self.show(port).unwrap_or_default();

@@ -182,9 +182,9 @@ impl Case {
     fn difference(self) -> Option<&'static str> {
         match (self.from, self.to) {
             (From::StaticElsewhere, To::LinkLocal | To::Pause) => None,
-            (From::StaticElsewhere, _) => {
-                Some("a static entry keeps its address: frames from elsewhere are refused; Linux re-points it")
-            }
+            (From::StaticElsewhere, _) => Some(
+                "a static entry keeps its address: frames from elsewhere are refused; Linux re-points it",
+            ),
             _ => None,
         }
     }
@@ -204,17 +204,22 @@ pub(crate) fn truth_table(scene: &Scene) -> anyhow::Result<()> {
     // A locked port of Ringway must have an address; Linux gets the same.
     let mut twins = scene.check("both bridges with their wires", || {
         let port = "fdb = [{ mac = \"02:ff:00:00:00:0N\" }]";
-        Twins::start(scene, "mcast_snooping 0 ageing_time 30000 no_linklocal_learn 1", "snooping = false\nmax-entries = 65536", port)
+        Twins::start(
+            scene,
+            "mcast_snooping 0 ageing_time 30000 no_linklocal_learn 1",
+            "snooping = false\nmax-entries = 65536",
+            port,
+        )
     })?;
-    let entries: String = (0..PORTS)
-        .map(|i| format!("fdb add 02:ff:00:00:00:0{i} dev p{i} master static\n"))
-        .collect();
+    let entries: String =
+        (0..PORTS).map(|i| format!("fdb add 02:ff:00:00:00:0{i} dev p{i} master static\n")).collect();
     twins.linux.batch("bridge", &entries)?;
     let mut tally = Tally::default();
     let mut sequence = SEED;
     scene.check("the same frames, byte by byte, and the same FDB", || {
         for round in 0..ROUNDS {
-            one_round(&mut twins, round, &mut sequence, &mut tally).with_context(|| format!("round {round}"))?;
+            one_round(&mut twins, round, &mut sequence, &mut tally)
+                .with_context(|| format!("round {round}"))?;
         }
         Ok(())
     })?;
@@ -317,7 +322,9 @@ fn compare_fdb(twins: &Twins, cases: &[Case], tally: &mut Tally) -> anyhow::Resu
     let gone: String = cases
         .iter()
         .flat_map(|case| [case.src(), case.dst()])
-        .filter_map(|mac| linux.get(&text(mac)).map(|port| format!("fdb del {} dev {port} master\n", text(mac))))
+        .filter_map(|mac| {
+            linux.get(&text(mac)).map(|port| format!("fdb del {} dev {port} master\n", text(mac)))
+        })
         .collect();
     twins.linux.batch("bridge", &gone)?;
     for kind in ["learned", "dynamic", "sticky"] {

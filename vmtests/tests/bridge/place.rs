@@ -26,6 +26,8 @@ impl Place {
             "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; \
              ip link set lo up && echo up && exec sleep 86400",
         );
+        // What an earlier one of the same name said would be taken for this one's word.
+        let _ = std::fs::remove_file(scene.directory().join(format!("{name}.log")));
         let holder = Peer::start(name, scene.directory(), &mut command)?;
         wait_until("the namespace", Duration::from_secs(5), || holder.log().contains("up"))?;
         Ok(Self { holder })
@@ -92,7 +94,12 @@ pub(crate) struct Ends {
 
 impl Ends {
     /// Opens the named interfaces.
-    pub(crate) fn open(scene: &Scene, place: &Place, name: &str, interfaces: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        scene: &Scene,
+        place: &Place,
+        name: &str,
+        interfaces: &[&str],
+    ) -> anyhow::Result<Self> {
         let socket = scene.directory().join(format!("{name}.ends"));
         let mut python = scene.lab().sysroot.command("python3");
         python.args(["-c", ENDS]).arg(&socket).args(interfaces);

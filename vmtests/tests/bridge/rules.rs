@@ -33,11 +33,16 @@ pub(crate) fn link_local(scene: &Scene) -> anyhow::Result<()> {
     scene.check("link-local groups 0 to 15 under masks", || {
         // Linux refuses the bit of pause frames.
         for mask in [0u16, 1, 1 << 14, 0xfffd, 0xaaa8, 0x5554, 1 << 2 | 1 << 3] {
-            let digits: Vec<String> = (0..16).filter(|bit| mask >> bit & 1 != 0).map(|bit| bit.to_string()).collect();
+            let digits: Vec<String> =
+                (0..16).filter(|bit| mask >> bit & 1 != 0).map(|bit| bit.to_string()).collect();
             twins.set(0, &format!("link-local-forward=[{}]", digits.join(",")), "")?;
             twins.set_slave(0, &format!("group_fwd_mask {mask}"))?;
             for group in 0..16u8 {
-                let frame = numbered([1, 0x80, 0xc2, 0, 0, group], station(1), u32::from(mask) << 8 | u32::from(group));
+                let frame = numbered(
+                    [1, 0x80, 0xc2, 0, 0, group],
+                    station(1),
+                    u32::from(mask) << 8 | u32::from(group),
+                );
                 let outcome = twins.send(0, &frame)?;
                 frames += 1;
                 if group == 0 && mask & 1 == 0 {
@@ -53,12 +58,15 @@ pub(crate) fn link_local(scene: &Scene) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    scene.note(&format!("{frames} frames compared; {differences} to group 0, which Linux forwards without being asked"));
+    scene.note(&format!(
+        "{frames} frames compared; {differences} to group 0, which Linux forwards without being asked"
+    ));
     scene.check("forwarded groups are subject to the flags of groups", || {
         twins.set(1, "multicast-flood=false", "mcast_flood off")?;
         twins.set(2, "isolated=true", "isolated on")?;
         twins.set(0, "isolated=true", "isolated on")?;
-        let outcome = twins.same("a group with its bit", 0, &numbered([1, 0x80, 0xc2, 0, 0, 2], station(1), 1))?;
+        let outcome =
+            twins.same("a group with its bit", 0, &numbered([1, 0x80, 0xc2, 0, 0, 2], station(1), 1))?;
         ensure!(outcome.ports() == (vec![3], vec![3]), "{:?}", outcome.ports());
         Ok(())
     })?;
@@ -111,7 +119,8 @@ pub(crate) fn guard(scene: &Scene) -> anyhow::Result<()> {
     scene.check("reopened, it works again", || {
         twins.ringway.tell(&["port", "reopen", "p0"])?;
         twins.linux.batch("ip", "link set p0 down\nlink set p0 up\n")?;
-        let forwards = || twins.linux.output("bridge", "link show dev p0").is_ok_and(|text| text.contains("forwarding"));
+        let forwards =
+            || twins.linux.output("bridge", "link show dev p0").is_ok_and(|text| text.contains("forwarding"));
         wait_until("Linux' port", Duration::from_secs(15), forwards)?;
         twins.quiet()?;
         let outcome = twins.same("from the port", 0, &numbered(b, a, 6))?;
@@ -127,10 +136,9 @@ pub(crate) fn neighbours(scene: &Scene) -> anyhow::Result<()> {
     let held = |port: u8| -> Mac { [2, 3, 0, 0, 0, 0x10 + port] };
     twins.set(1, "addresses=[\"10.0.0.2\",\"fd00::2\"] neighbour-suppression=true", "neigh_suppress on")?;
     // Linux answers what its own neighbour table and FDB know; the table of IPv6 is not there without IPv6.
-    twins.linux.batch(
-        "ip",
-        &format!("neigh add 10.0.0.2 lladdr {} dev br0 nud permanent\n", text(held(1))),
-    )?;
+    twins
+        .linux
+        .batch("ip", &format!("neigh add 10.0.0.2 lladdr {} dev br0 nud permanent\n", text(held(1))))?;
     for port in 0..PORTS as u8 {
         let line = format!("fdb replace {} dev p{port} master static\n", text(held(port)));
         twins.linux.batch("bridge", &line)?;
@@ -199,7 +207,8 @@ pub(crate) fn ageing(scene: &Scene) -> anyhow::Result<()> {
     })?;
     scene.check("at their age they are forgotten, and frames for them flood", || {
         // Linux looks for old entries now and then.
-        let gone = || twins.linux.fdb("br br0").is_ok_and(|list| !list.iter().any(|entry| entry["mac"] == text(b)));
+        let gone =
+            || twins.linux.fdb("br br0").is_ok_and(|list| !list.iter().any(|entry| entry["mac"] == text(b)));
         wait_until("Linux forgets", Duration::from_secs(10), gone)?;
         wait_until("its last entry", Duration::from_secs(10), || start.elapsed() > Duration::from_secs(4))?;
         for mac in [b, dynamic] {
@@ -224,7 +233,10 @@ pub(crate) fn shut_and_odd(scene: &Scene) -> anyhow::Result<()> {
         let outcome = twins.same("to everyone", 0, &numbered([0xff; 6], a, 3))?;
         ensure!(outcome.ports().1 == [2, 3], "{:?}", outcome.ports());
         let outcome = twins.send(0, &numbered(b, a, 4))?;
-        scene.note(&format!("to a station behind a disabled port: {:?} in Linux and Ringway", outcome.ports()));
+        scene.note(&format!(
+            "to a station behind a disabled port: {:?} in Linux and Ringway",
+            outcome.ports()
+        ));
         ensure!(!outcome.ports().1.contains(&1));
         twins.set(1, "enabled=true", "state 3")?;
         twins.same("from it again", 1, &numbered([0xff; 6], b, 5)).map(|_| ())

@@ -54,7 +54,14 @@ impl<'a> Game<'a> {
         self.expect(what, 0, &udp6(station(0), link(0), group, self.number), ports, ports)
     }
 
-    fn expect(&mut self, what: &str, port: usize, frame: &[u8], linux: &[usize], ours: &[usize]) -> anyhow::Result<()> {
+    fn expect(
+        &mut self,
+        what: &str,
+        port: usize,
+        frame: &[u8],
+        linux: &[usize],
+        ours: &[usize],
+    ) -> anyhow::Result<()> {
         // Linux takes the padding off the packets that it snoops; there is none here that could differ.
         let length = match frame[12..14] {
             [8, 0] => 14 + usize::from(u16::from_be_bytes([frame[16], frame[17]])),
@@ -64,7 +71,10 @@ impl<'a> Game<'a> {
         self.number += 1;
         if outcome.ports() != (linux.to_vec(), ours.to_vec()) || (linux == ours && !outcome.is_same()) {
             let (theirs, own) = outcome.ports();
-            let line = format!("{what}: Linux {theirs:?}, Ringway {own:?}; wanted {linux:?}, {ours:?}: {}", outcome.trace);
+            let line = format!(
+                "{what}: Linux {theirs:?}, Ringway {own:?}; wanted {linux:?}, {ours:?}: {}",
+                outcome.trace
+            );
             self.found.push(line);
         }
         Ok(())

@@ -151,5 +151,12 @@ pub(crate) fn by_command(scene: &Scene) -> anyhow::Result<()> {
         scene.note(&format!("{MANY} changes in {:.1?}", start.elapsed()));
         ensure!(couple.fdb("a")? == [mac(0x0d)], "{:?}", couple.fdb("a")?);
         couple.ping()
+    })?;
+    scene.check("a guest that boots again has the configured address", || {
+        couple.a.reboot()?;
+        wait_until("the FDB", SOON, || couple.fdb("a").is_ok_and(|macs| macs == [mac(1)]))
+            .with_context(|| format!("{:?} {}", couple.fdb("a"), couple.show("a").unwrap_or_default()))?;
+        configure(&mut couple.a, 1)?;
+        couple.ping()
     })
 }

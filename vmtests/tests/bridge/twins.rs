@@ -94,7 +94,9 @@ impl Twins {
             config = config.section(&format!("\n[port.p{i}]\nswitch = \"lan\"\n{link}\n{port}\n"));
         }
         let ringway = Ringway::start_in(config, &ours.enter())?;
-        wait_until("the taps", SOON, || ours.batch("ip", "link set p2 up\nlink set p3 up\n").is_ok())?;
+        wait_until("the taps", Duration::from_secs(20), || {
+            ours.batch("ip", "link set p2 up\nlink set p3 up\n").is_ok()
+        })?;
         let linux_ends = Ends::open(scene, &linux, "linux-ends", &["x0", "x1", "x2", "x3"])?;
         let our_ends = Ends::open(scene, &ours, "our-ends", &["x0", "x1", "p2", "p3"])?;
         let mut twins = Self { ringway, linux, ours, linux_ends, our_ends, linux_filter: |_| true };
@@ -136,9 +138,11 @@ impl Twins {
     /// Throws away what is on its way.
     pub(crate) fn quiet(&mut self) -> anyhow::Result<()> {
         for ends in [&mut self.linux_ends, &mut self.our_ends] {
-            while ends.exchange(&[], &[1; PORTS], Duration::from_millis(60))?.iter().any(|end| !end.is_empty())
-            {
-            }
+            while ends
+                .exchange(&[], &[1; PORTS], Duration::from_millis(60))?
+                .iter()
+                .any(|end| !end.is_empty())
+            {}
         }
         Ok(())
     }
