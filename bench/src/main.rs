@@ -1,5 +1,6 @@
 //! Measures of single crates, each next to a peer in the same run: `bench NAME [--json] [CASE]`.
 
+mod bridge;
 mod report;
 mod virtqueue;
 
@@ -11,10 +12,14 @@ fn main() -> anyhow::Result<ExitCode> {
     let names: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| *argument != "--json").collect();
     let rows = match names[..] {
+        ["bridge"] => {
+            bridge::measure(json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         ["virtqueue"] => virtqueue::measure("")?,
         ["virtqueue", part] => virtqueue::measure(part)?,
         _ => {
-            eprintln!("usage: bench virtqueue [--json] [PART OF A CASE'S NAME]");
+            eprintln!("usage: bench virtqueue [--json] [PART OF A CASE'S NAME] | bench bridge [--json]");
             return Ok(ExitCode::from(2));
         }
     };

@@ -3,10 +3,10 @@
 use crate::{cargo, setup, steps::Steps, tests};
 use std::process::{Command, ExitCode};
 
-/// A measure and the package whose binary takes it.
+/// A measure and the packages whose binaries take it, one after the other.
 struct Bench {
     name: &'static str,
-    package: &'static str,
+    packages: &'static [&'static str],
     what: &'static str,
     /// Needs the peers' root and the `ringway` binary.
     peers: bool,
@@ -15,14 +15,20 @@ struct Bench {
 const BENCHES: &[Bench] = &[
     Bench {
         name: "virtqueue",
-        package: "bench",
+        packages: &["bench"],
         what: "cost of a frame's chain, next to virtio-queue",
         peers: false,
     },
     Bench {
         name: "switch",
-        package: "vmtests",
+        packages: &["vmtests"],
         what: "testpmd to testpmd, next to OVS-DPDK and testpmd",
+        peers: true,
+    },
+    Bench {
+        name: "bridge",
+        packages: &["bench", "vmtests"],
+        what: "scale, attacks and eyes of the bridge, next to the kernel's bridge and OVS-DPDK",
         peers: true,
     },
 ];
@@ -39,27 +45,33 @@ pub(crate) fn run(name: &str, json: bool, rest: &[String]) -> ExitCode {
     if bench.peers && !prepare() {
         return ExitCode::FAILURE;
     }
-    match command(bench, json, rest).status() {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("cargo: {error}");
-            ExitCode::FAILURE
+    for package in bench.packages {
+        match command(bench, package, json, rest).status() {
+            Ok(status) if status.success() => {}
+            Ok(_) => return ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("cargo: {error}");
+                return ExitCode::FAILURE;
+            }
         }
     }
+    ExitCode::SUCCESS
 }
 
-fn command(bench: &Bench, json: bool, rest: &[String]) -> Command {
+fn command(bench: &Bench, package: &str, json: bool, rest: &[String]) -> Command {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--release", "--package", bench.package, "--"]);
-    if bench.peers {
+    command.args(["run", "--quiet", "--release", "--package", package, "--"]);
+    if package == "vmtests" {
         command.arg("bench");
     }
     command.arg(bench.name);
     if json {
         command.arg("--json");
     }
-    command.args(rest);
+    // Words for the packages of a bench that has several are for the last one.
+    if bench.packages.last() == Some(&package) {
+        command.args(rest);
+    }
     command
 }
 
