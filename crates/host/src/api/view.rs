@@ -159,6 +159,12 @@ pub struct SettingsView {
     pub guard: bool,
     /// Questions for its addresses are answered by the switch.
     pub neighbour_suppression: bool,
+    /// Its multicast queries and routers' hellos are believed.
+    pub multicast_router: bool,
+    /// A host that leaves a group is believed at once.
+    pub multicast_fast_leave: bool,
+    /// Most groups with listeners behind it.
+    pub multicast_groups_max: u32,
     /// Most addresses learned behind it.
     pub mac_limit: Option<u32>,
     /// Frames a second to unknown stations.
@@ -214,8 +220,9 @@ pub struct ReceiveFilterView {
 /// The receive filter of a host interface that is a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UplinkView {
-    /// `exact`: the interface passes the programmed addresses only; `promiscuous`: it passes everything; `none`: this kind of
-    /// interface has no filter.
+    /// `exact`: the interface passes the programmed addresses only; `promiscuous`: it passes everything; `own-address`: it
+    /// passes what is for its own address only, whatever is asked of it; `gone`: there is no such interface now;
+    /// `none`: this kind of interface has no filter.
     pub mode: String,
     /// Why, such as `port vm3 learns`.
     pub reason: String,

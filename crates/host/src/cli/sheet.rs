@@ -59,6 +59,8 @@ fn settings(settings: &SettingsView) -> Vec<(&'static str, String)> {
         ("locked", settings.locked),
         ("guard", settings.guard),
         ("neighbour-suppression", settings.neighbour_suppression),
+        ("multicast-router", settings.multicast_router),
+        ("multicast-fast-leave", settings.multicast_fast_leave),
     ];
     let that_are = |wanted: bool| join(switches.iter().filter(|(_, on)| *on == wanted).map(|(name, _)| name));
     let limits = [
@@ -66,6 +68,7 @@ fn settings(settings: &SettingsView) -> Vec<(&'static str, String)> {
         ("unknown-unicast", settings.unknown_unicast_rate, "/s"),
         ("broadcast", settings.broadcast_rate, "/s"),
         ("multicast", settings.multicast_rate, "/s"),
+        ("groups", Some(settings.multicast_groups_max), ""),
     ];
     let limits = limits.iter().filter_map(|(name, limit, unit)| Some(format!("{name} {}{unit}", (*limit)?)));
     let native = settings.native_vlan.map(|vlan| format!("native {vlan}"));

@@ -30,6 +30,8 @@ pub(super) struct Addresses {
     first: Option<UnicastMac>,
     changes: u64,
     refused: Option<String>,
+    /// The refused word of a monitor, which tells changes only: the guest may use that address still.
+    waiting: Option<Report>,
 }
 
 /// What a guest's driver wants to receive.
@@ -98,6 +100,17 @@ pub(super) fn configure(port: &Port, now: Now) -> Result<(), String> {
     if state.report.as_ref().is_some_and(|report| !state.admits(&config, report.mac)) {
         state.report = None;
     }
+    // And the other way round.
+    if state.waiting.as_ref().is_some_and(|report| state.admits(&config, report.mac)) {
+        let waiting = state.waiting.clone();
+        let before = std::mem::replace(&mut state.report, waiting);
+        let wanted = wanted(port, &config, &state);
+        if follow(port, &mut state.entries, wanted, now).is_ok() {
+            (state.waiting, state.refused) = (None, None);
+            return Ok(());
+        }
+        state.report = before;
+    }
     let wanted = wanted(port, &config, &state);
     follow(port, &mut state.entries, wanted, now)
 }
@@ -109,6 +122,8 @@ pub(super) fn configure(port: &Port, now: Now) -> Result<(), String> {
 pub(super) fn report(port: &Port, report: Report, now: Now) -> Result<(), String> {
     let mut state = port.addresses.lock();
     if state.report.as_ref() == Some(&report) {
+        // It may come back to this from an address that was refused.
+        (state.refused, state.waiting) = (None, None);
         return Ok(());
     }
     let config = port.config.load();
@@ -118,17 +133,18 @@ pub(super) fn report(port: &Port, report: Report, now: Now) -> Result<(), String
         let wanted = wanted(port, &config, &state);
         follow(port, &mut state.entries, wanted, now).inspect_err(|_| state.report = before)
     } else {
-        Err(format!("mac-change does not allow {}", report.mac))
+        Err("mac-change does not allow it".into())
     };
     match &outcome {
         Ok(()) => {
             state.first.get_or_insert(report.mac);
-            state.refused = None;
+            (state.refused, state.waiting) = (None, None);
             tracing::info!(port = port.name, mac = %report.mac, source = report.source.name(), "the guest's address");
         }
         Err(why) => {
             tracing::warn!(port = port.name, mac = %report.mac, "the guest's address is refused: {why}");
             state.refused = Some(format!("{}: {why}", report.mac));
+            state.waiting = (report.source == ReportSource::Qmp).then_some(report);
         }
     }
     outcome
@@ -137,6 +153,9 @@ pub(super) fn report(port: &Port, report: Report, now: Now) -> Result<(), String
 /// The guest is gone or was reset: only the configuration counts again.
 pub(super) fn forget(port: &Port, source: ReportSource, now: Now) {
     let mut state = port.addresses.lock();
+    if state.waiting.as_ref().is_some_and(|report| report.source == source) {
+        (state.refused, state.waiting) = (None, None);
+    }
     if state.report.as_ref().is_none_or(|report| report.source != source) {
         return;
     }

@@ -13,7 +13,7 @@ use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
 use crate::config::diff::{PortChange, SwitchChange};
-use crate::config::resolved::{Attach, Config, PortConfig, SwitchConfig, WorkerMode};
+use crate::config::resolved::{Attach, Config, ControlConfig, PortConfig, SwitchConfig, WorkerMode};
 use crate::inherited;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use devices::net::{Features, Offered};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use switch::{Bridge, BridgeConfig, PortId};
 
@@ -198,7 +199,10 @@ impl Plane {
 
     fn finish(&self, new: &Config) {
         self.sort_ports(new);
-        self.config.store(Arc::new(new.clone()));
+        // What needs a restart is as it was, until there is one.
+        let old = self.config.load();
+        let control = ControlConfig { token_file: new.control.token_file.clone(), ..old.control.clone() };
+        self.config.store(Arc::new(Config { control, workers: old.workers.clone(), ..new.clone() }));
         self.uplinks.changed();
     }
 
@@ -292,6 +296,7 @@ impl Plane {
             stopping: Arc::new(Stopping::new()?),
             threads: Mutex::default(),
             monitor: Mutex::default(),
+            shut_told: AtomicBool::new(false),
             served: Mutex::default(),
         }))
     }

@@ -176,26 +176,28 @@ impl Deliverer {
     /// Gives a port those of `frames` that are in `group`.
     fn deliver_as_is(&mut self, target: &Port, frames: &[Frame<'_>], group: Set) {
         match &target.attachment {
-            Attachment::Link(link) => self.deliver_to_link(link, frames, group),
+            Attachment::Link(link) => self.deliver_to_link(target, link, frames, group),
             Attachment::Guest(guest) => {
-                let group = wanted(guest, frames, group);
+                let wanted = wanted(guest, frames, group);
+                drop_unheld(target, &guest.receive[0], DropReason::ReceiverFilter, frames, group & !wanted);
                 match guest.ready.load(Relaxed) {
-                    0 => guest.receive[0]
-                        .stats
-                        .dropped_unheld(DropReason::ReceiverDown, group.count_ones().into()),
-                    1 => self.deliver_to_queue(guest, &guest.receive[0], frames, group),
-                    ready => self.deliver_by_flow(guest, ready, frames, group),
+                    0 => drop_unheld(target, &guest.receive[0], DropReason::ReceiverDown, frames, wanted),
+                    1 => self.deliver_to_queue(target, guest, &guest.receive[0], frames, wanted),
+                    ready => self.deliver_by_flow(target, guest, ready, frames, wanted),
                 }
             }
-        }
-        if target.capture.is_on() {
-            let chosen: ArrayVec<Frame<'_>, BURST> = members(group).map(|i| frames[i]).collect();
-            target.capture_burst(&chosen, Direction::Egress, |_| None);
         }
     }
 
     /// Spreads frames over a guest's receive queues: a flow keeps to one.
-    fn deliver_by_flow(&mut self, guest: &GuestPort, ready: u16, frames: &[Frame<'_>], group: Set) {
+    fn deliver_by_flow(
+        &mut self,
+        port: &Port,
+        guest: &GuestPort,
+        ready: u16,
+        frames: &[Frame<'_>],
+        group: Set,
+    ) {
         let mut queues = [0u16; BURST];
         for i in members(group) {
             queues[i] = guest.receive_index(flow_hash(frames[i].head(), self.seed), ready);
@@ -205,13 +207,14 @@ impl Deliverer {
             let queue = queues[rest.trailing_zeros() as usize];
             let same = members(rest).filter(|&i| queues[i] == queue).fold(0, |set, i| set | 1 << i);
             rest &= !same;
-            self.deliver_to_queue(guest, &guest.receive[usize::from(queue)], frames, same);
+            self.deliver_to_queue(port, guest, &guest.receive[usize::from(queue)], frames, same);
         }
     }
 
     /// Gives a receive queue its frames: one lock, one look for buffers, one call for the whole group.
     fn deliver_to_queue(
         &mut self,
+        port: &Port,
         guest: &GuestPort,
         target: &ReceiveQueue,
         frames: &[Frame<'_>],
@@ -221,8 +224,7 @@ impl Deliverer {
         let mut guard = target.live.lock();
         let Some(live) = guard.as_mut().filter(|live| live.enabled && live.queue.fault().is_none()) else {
             // Counted like the port that has no queue at all: that count has many writers.
-            stats.dropped_unheld(DropReason::ReceiverDown, group.count_ones().into());
-            return;
+            return drop_unheld(port, target, DropReason::ReceiverDown, frames, group);
         };
         let Live { queue, memory, rules, .. } = live;
         let mut buffers = std::mem::take(&mut self.buffers).recycle();
@@ -234,23 +236,35 @@ impl Deliverer {
             chosen.extend(members(group).map(|i| frames[i]));
             &chosen
         };
-        match deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group) {
-            Ok(delivered) => count_delivered(stats, &delivered),
-            Err(_) => stats.dropped(DropReason::ReceiverFault, group.len() as u64),
-        }
+        // Buffers run out at some frame; what is behind it is not delivered either.
+        let (reason, lost) =
+            match deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group) {
+                Ok(delivered) => {
+                    count_delivered(stats, &delivered);
+                    (DropReason::ReceiverFull, delivered.no_buffers as usize)
+                }
+                Err(_) => {
+                    stats.dropped(DropReason::ReceiverFault, group.len() as u64);
+                    (DropReason::ReceiverFault, group.len())
+                }
+            };
         if let Some(fault) = queue.fault() {
             stats.faulted(fault);
             guest.attention.wake();
         }
-        self.group = recycle_frames(chosen);
         self.buffers = buffers.recycle();
         let due = live.flush(stats);
         drop(guard);
         call(due);
+        if port.capture.is_on() {
+            let first_lost = group.len().saturating_sub(lost);
+            port.capture_burst(group, Direction::Egress, |index| (index >= first_lost).then_some(reason));
+        }
+        self.group = recycle_frames(chosen);
     }
 
     /// Hands frames to an interface of the host.
-    fn deliver_to_link(&mut self, link: &LinkPort, frames: &[Frame<'_>], group: Set) {
+    fn deliver_to_link(&mut self, port: &Port, link: &LinkPort, frames: &[Frame<'_>], group: Set) {
         let count = link.queues.len();
         let mut queues = [0u16; BURST];
         if count > 1 {
@@ -266,10 +280,15 @@ impl Deliverer {
             let queue = &link.queues[usize::from(index)];
             let _one_writer = queue.writing.lock();
             for frame in members(same).map(|i| &frames[i]) {
-                if link.write(queue, frame, &mut self.software) {
+                let taken = link.write(queue, frame, &mut self.software);
+                if taken {
                     queue.to_kernel.forwarded(1, frame.len().into());
                 } else {
                     queue.to_kernel.dropped(DropReason::HostError, 1);
+                }
+                if port.capture.is_on() {
+                    let reason = (!taken).then_some(DropReason::HostError);
+                    port.capture_burst(std::slice::from_ref(frame), Direction::Egress, |_| reason);
                 }
             }
             link.flush(queue);
@@ -320,12 +339,19 @@ fn wanted(guest: &GuestPort, frames: &[Frame<'_>], group: Set) -> Set {
         EthernetHead::parse(frames[i].head())
             .is_ok_and(|head| filter.accepts_frame(head.dst.0, head.vlan().map(Vlan::get)))
     };
-    let wanted = members(group).filter(passes).fold(0, |set, i| set | 1 << i);
-    if wanted != group {
-        let unwanted = (group & !wanted).count_ones();
-        guest.receive[0].stats.dropped_unheld(DropReason::ReceiverFilter, unwanted.into());
+    members(group).filter(passes).fold(0, |set, i| set | 1 << i)
+}
+
+/// Drops frames at a receive queue that is not held.
+fn drop_unheld(port: &Port, queue: &ReceiveQueue, reason: DropReason, frames: &[Frame<'_>], group: Set) {
+    if group == 0 {
+        return;
     }
-    wanted
+    queue.stats.dropped_unheld(reason, group.count_ones().into());
+    if port.capture.is_on() {
+        let lost: ArrayVec<Frame<'_>, BURST> = members(group).map(|i| frames[i]).collect();
+        port.capture_burst(&lost, Direction::Egress, |_| Some(reason));
+    }
 }
 
 fn count_delivered(stats: &QueueStats, delivered: &Delivered) {

@@ -31,7 +31,7 @@ use crate::config::resolved::{Config, WorkerMode};
 use arc_swap::ArcSwap;
 use notify::Wake;
 use parking_lot::Mutex;
-use port::{Attachment, Port, SwitchPlane};
+use port::{Port, SwitchPlane};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -153,11 +153,7 @@ impl Plane {
                 let now = origin.now();
                 for switch in switches.load().iter() {
                     switch.bridge.age(now);
-                    for port in switch.ports.load().iter().flatten() {
-                        if let Attachment::Link(link) = &port.attachment {
-                            link.tend();
-                        }
-                    }
+                    switch.ports.load().iter().flatten().for_each(|port| port.tend());
                 }
             }
         })?;

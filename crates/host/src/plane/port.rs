@@ -62,6 +62,8 @@ pub(super) struct Port {
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The monitor of its guest that is followed.
     pub(super) monitor: Mutex<Option<Followed>>,
+    /// That a guard shut it is in the log.
+    pub(super) shut_told: AtomicBool,
     /// Who serves its sources, and under which numbers.
     pub(super) served: Mutex<Vec<(Arc<Worker>, u32)>>,
 }
@@ -98,6 +100,24 @@ impl Port {
                 link.queues.iter().map(|queue| &queue.from_kernel).collect(),
                 link.queues.iter().map(|queue| &queue.to_kernel).collect(),
             ),
+        }
+    }
+
+    /// To be called about once a second: looks after the interface, and tells the log when a guard has shut the port.
+    pub(super) fn tend(&self) {
+        if let Attachment::Link(link) = &self.attachment {
+            link.tend();
+        }
+        if self.config.load().settings.guard {
+            let status = self.switch.bridge.port_status(self.id);
+            let shut = status.is_some_and(|status| status.shut.is_some());
+            if self.shut_told.swap(shut, Relaxed) != shut && shut {
+                tracing::warn!(
+                    port = self.name,
+                    "a spanning-tree frame came: the guard has shut the port; `ringway port reopen {}` opens it",
+                    self.name
+                );
+            }
         }
     }
 

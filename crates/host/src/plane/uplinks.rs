@@ -77,7 +77,7 @@ fn refresh(switch: &SwitchPlane, now: Now) {
         };
         let wanted = wanted(ports.iter().flatten().map(Arc::as_ref), port, switch, now);
         let applied = filter.lock().apply(&wanted);
-        let mode = if applied.exact { "exact" } else { "promiscuous" };
+        let mode = applied.mode;
         let view = UplinkView {
             mode: mode.into(),
             reason: applied.reason,

@@ -73,6 +73,7 @@ pub(crate) fn web() -> PortView {
             guard: true,
             mac_limit: Some(1),
             broadcast_rate: Some(1000),
+            multicast_groups_max: 64,
             addresses: vec!["10.0.0.5".into()],
             native_vlan: Some(10),
             vlans: vec!["10".into(), "20-29".into()],
