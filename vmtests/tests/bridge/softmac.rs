@@ -43,6 +43,15 @@ pub(crate) fn by_monitor(scene: &Scene) -> anyhow::Result<()> {
         ensure!(couple.drops("a", "locked")? > before, "no frame was dropped for it");
         ensure!(couple.fdb("a")? == [mac(1)], "{:?}", couple.fdb("a")?);
         take(&mut couple.a, 1)?;
+        couple.until("no refusal", "a", |show| has(show, 1) && refused(show).is_none())?;
+        couple.ping()
+    })?;
+    scene.check("what was refused is taken when the operator allows it", || {
+        take(&mut couple.a, 0x0e)?;
+        couple.until("the refusal", "a", |show| refused(show).is_some())?;
+        couple.ringway.tell(&["port", "set", "a", &format!("mac-change=[\"{}\"]", mac(0x0e))])?;
+        wait_until("the FDB", SOON, || couple.fdb("a").is_ok_and(|macs| macs == [mac(0x0e)]))
+            .with_context(|| format!("{:?}", couple.show("a")))?;
         couple.ping()
     })?;
     scene.check("allowed: the FDB has the new address and not the old, and echoes go on", || {

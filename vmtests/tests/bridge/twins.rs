@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(3);
 pub(crate) struct Twins {
     pub(crate) ringway: Ringway,
     pub(crate) linux: Place,
-    pub(crate) ours: Place,
+    _ours: Place,
     linux_ends: Ends,
     our_ends: Ends,
     linux_filter: fn(&[u8]) -> bool,
@@ -99,7 +99,7 @@ impl Twins {
         })?;
         let linux_ends = Ends::open(scene, &linux, "linux-ends", &["x0", "x1", "x2", "x3"])?;
         let our_ends = Ends::open(scene, &ours, "our-ends", &["x0", "x1", "p2", "p3"])?;
-        let mut twins = Self { ringway, linux, ours, linux_ends, our_ends, linux_filter: |_| true };
+        let mut twins = Self { ringway, linux, _ours: ours, linux_ends, our_ends, linux_filter: |_| true };
         for i in 0..PORTS {
             twins.ringway.wait_port(&format!("p{i}"), "running", SOON)?;
             let state = || -> anyhow::Result<bool> {
