@@ -8,6 +8,7 @@ use super::addresses::{self, Addresses};
 use super::link::LinkPort;
 use super::listen::Endpoint;
 use super::monitor::Monitor;
+use super::notify::Wake;
 use super::port::{Attachment, Followed, GuestPort, Port, Source, SwitchPlane};
 use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
@@ -340,15 +341,17 @@ impl Plane {
         end_monitor(followed.take());
         let Some(qmp) = wanted else { return Ok(()) };
         let stopping = Arc::new(Stopping::new()?);
+        let suspicion = Arc::new(Wake::new()?);
         let monitor = Monitor {
             port: Arc::clone(port),
             qmp: qmp.clone(),
             stopping: Arc::clone(&stopping),
+            suspicion: Arc::clone(&suspicion),
             origin: self.origin,
             uplinks: Arc::clone(&self.uplinks),
         };
         let thread = spawn(format!("rw-qmp-{}", port.name), move || monitor.run())?;
-        *followed = Some(Followed { qmp, stopping, thread });
+        *followed = Some(Followed { qmp, stopping, suspicion, thread });
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Follows the QMP socket of a port's guest: one thread, asleep until QEMU speaks.
 
 use super::addresses::{self, Report, ReportSource};
+use super::notify::Wake;
 use super::port::Port;
 use super::uplinks::Uplinks;
 use super::{Origin, Stopping, socket};
@@ -23,6 +24,8 @@ pub(super) struct Monitor {
     pub(super) port: Arc<Port>,
     pub(super) qmp: QmpConfig,
     pub(super) stopping: Arc<Stopping>,
+    /// Somebody suspects that the filter has changed.
+    pub(super) suspicion: Arc<Wake>,
     pub(super) origin: Origin,
     pub(super) uplinks: Arc<Uplinks>,
 }
@@ -57,11 +60,19 @@ impl Monitor {
         let mut chunk = [0; 8192];
         loop {
             socket::send(&stream, &talk.take_outgoing(), &self.stopping.wake)?;
-            let mut wait =
-                [PollFd::new(&stream, PollFlags::IN), PollFd::new(&self.stopping.wake, PollFlags::IN)];
+            let mut wait = [
+                PollFd::new(&stream, PollFlags::IN),
+                PollFd::new(&self.stopping.wake, PollFlags::IN),
+                PollFd::new(&*self.suspicion, PollFlags::IN),
+            ];
             let _ = poll(&mut wait, None);
+            let suspected = !wait[2].revents().is_empty();
             if self.stopping.is_set() {
                 return Ok(());
+            }
+            if suspected {
+                self.suspicion.clear();
+                talk.suspect();
             }
             match stream.read(&mut chunk) {
                 Ok(0) => return Ok(()),

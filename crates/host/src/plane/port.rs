@@ -72,6 +72,7 @@ pub(super) struct Port {
 pub(super) struct Followed {
     pub(super) qmp: QmpConfig,
     pub(super) stopping: Arc<Stopping>,
+    pub(super) suspicion: Arc<notify::Wake>,
     pub(super) thread: JoinHandle<()>,
 }
 
@@ -118,6 +119,14 @@ impl Port {
                     self.name
                 );
             }
+        }
+    }
+
+    /// Has the guest's monitor asked again, where one is followed: a driver begins anew, and QEMU may have put its
+    /// address back without a word.
+    pub(super) fn ask_monitor(&self) {
+        if let Some(followed) = &*self.monitor.lock() {
+            followed.suspicion.wake();
         }
     }
 

@@ -343,6 +343,9 @@ impl<'s> Connection<'s> {
         }
         self.place(index, live);
         self.watch(index, kick);
+        if index == 0 {
+            self.serving.port.ask_monitor();
+        }
         Outcome::Done
     }
 

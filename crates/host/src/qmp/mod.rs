@@ -109,6 +109,11 @@ impl Conversation {
         self.changed && self.waiting == Waiting::Nothing
     }
 
+    /// The filter may have changed without an event: QEMU sends none when the guest resets its device.
+    pub fn suspect(&mut self) {
+        self.changed = true;
+    }
+
     /// Asks for the filter.
     pub fn query(&mut self) {
         if self.waiting == Waiting::Nothing {
@@ -249,6 +254,17 @@ mod tests {
             "one query, by the name that was found"
         );
         assert!(!talk.wants_query());
+    }
+
+    #[test]
+    fn a_suspicion_is_followed_up_once_the_monitor_is_ready() {
+        let mut talk = Conversation::new(None);
+        talk.suspect();
+        assert!(!talk.wants_query());
+        let mut talk = ready(None);
+        answer(&mut talk, json!([nic("net0", "52:54:00:00:00:09")])).unwrap();
+        talk.suspect();
+        assert!(talk.wants_query());
     }
 
     #[test]
