@@ -5,6 +5,7 @@
 //! temporary directory bound into it: a socket has the same path on both sides. Every process that is started here
 //! belongs to a [`process::Peer`], which ends it when it is dropped.
 
+pub mod bridge_bench;
 pub mod dpdk;
 pub mod guest;
 pub mod harness;

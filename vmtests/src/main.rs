@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use vmtests::bridge_bench;
 use vmtests::guest::{Guest, GuestConfig, Lab};
 use vmtests::switch_bench::{self, Effort, Row};
 use vmtests::sysroot::{Sysroot, temporary_directory};
@@ -45,6 +46,24 @@ enum Bench {
         #[arg(long, default_value_t = 1000)]
         window_ms: u64,
     },
+    /// Many ports and entries, attacks and observers, next to OVS-DPDK and the kernel's bridge
+    Bridge {
+        /// One JSON object a row
+        #[arg(long)]
+        json: bool,
+        /// Fresh starts of every system
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+        /// Passes over all conditions in each
+        #[arg(long, default_value_t = 3)]
+        passes: usize,
+        /// Length of a window, in milliseconds
+        #[arg(long, default_value_t = 600)]
+        window_ms: u64,
+        /// Only parts whose name contains this: attack, eyes, scale
+        #[arg(long, default_value = "")]
+        part: String,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,6 +73,10 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { which: Bench::Switch { json, rounds, window_ms } } => {
             let window = Duration::from_millis(window_ms);
             show(&switch_bench::run(Effort { rounds, window, ..Effort::default() })?, json)
+        }
+        Task::Bench { which: Bench::Bridge { json, rounds, passes, window_ms, part } } => {
+            let effort = bridge_bench::Effort { rounds, passes, window: Duration::from_millis(window_ms) };
+            bridge_bench::run(effort, &part, |rows| show(rows, json))
         }
     }
 }

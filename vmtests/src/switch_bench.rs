@@ -131,7 +131,7 @@ pub fn run(effort: Effort) -> anyhow::Result<Vec<Row>> {
 
 /// Gives this process and its children, the switches and the generator alike, the first claim on their processors: other
 /// work on the machine would disturb the windows. Where the kernel does not grant it, windows may just not count.
-fn prefer_this_process() {
+pub(crate) fn prefer_this_process() {
     let _ = rustix::process::nice(-20);
     let _ = std::fs::write("/proc/self/autogroup", "-20");
 }
@@ -265,7 +265,7 @@ impl Running {
 }
 
 /// The middle value; the mean of the two middle ones of an even number.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
