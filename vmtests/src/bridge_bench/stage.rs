@@ -277,6 +277,11 @@ fn victim_frames(number: usize) -> anyhow::Result<Vec<u8>> {
         frame.extend([2, 0, 0, 0, 0, other, 2, 0, 0, 0, 0, own]);
         frame.extend([8, 0, 0x45, 0, 0, (FRAME_SIZE - 14) as u8, 0, 0, 0, 0, 64, 17, 0, 0]);
         frame.extend([10, 0, 0, own, 10, 0, 0, other]);
+        // A host whose bridge shows frames to its packet filter drops those with a wrong checksum (RFC 791).
+        let sum: u32 =
+            frame[14..34].chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+        let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&checksum.to_be_bytes());
         frame.extend((1024 + flow).to_be_bytes());
         frame.extend([0, 9, 0, (FRAME_SIZE - 34) as u8, 0, 0]);
         frame.resize(FRAME_SIZE, 0);
