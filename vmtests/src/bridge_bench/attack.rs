@@ -112,6 +112,20 @@ fn rows(conditions: &[Order], systems: &[Cells]) -> anyhow::Result<Vec<Row>> {
             rows.push(row(format!("{name}: {what}, 100 kpps, to silence"), &attacked, &silent, None)?);
         }
     }
+    // What a frame of the attack takes of the polling thread, by what the victims lose to silence.
+    let time = |system: usize, kind: Kind| -> anyhow::Result<f64> {
+        let index =
+            conditions.iter().position(|order| *order == (kind, Some(RATE))).context("a condition")?;
+        let attack = series(&systems[system][index], |window| window.attack).median()?;
+        let kept = rate_of(system, (kind, Some(RATE)))?.ratio(&rate_of(system, (Kind::Idle, None))?)?;
+        Ok((1.0 - kept) * 1e9 / attack.max(1.0))
+    };
+    for (kind, what) in [(Kind::Harmless, "harmless")].into_iter().chain(ATTACKS) {
+        let (ours, peer) = (time(0, kind)?, time(1, kind)?);
+        let case = format!("{what}: victims' time a frame, Ringway, {}", System::OpenVswitch.name());
+        let ratio = rounded(ours / peer);
+        rows.push(Row { case, ours: rounded(ours), peer: rounded(peer), unit: "ns", ratio, target: None });
+    }
     // What each system keeps, next to Ringway.
     let kept = |system: usize, kind: Kind, rate: Option<u32>| {
         rate_of(system, (kind, rate))?.ratio(&rate_of(system, (Kind::Harmless, rate))?)

@@ -28,7 +28,7 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
             let what = format!("{ports} idle ports, {entries} entries");
             let mut stage = start(bench, ports, entries).with_context(|| what.clone())?;
             for _ in 0..WINDOWS {
-                cells[index].push(stage.window(bench.effort.window)?.rate);
+                cells[index].push(stage.steady_window(bench.effort.window)?.rate);
             }
             bench.say(&format!("scale, round {} of {}: {what}", round + 1, bench.effort.rounds));
         }
