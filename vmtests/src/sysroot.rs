@@ -45,6 +45,18 @@ impl Sysroot {
         Ok(Self { root })
     }
 
+    /// A tree under `target/NAME` with nothing but the base system of this machine's Debian release, which is what a package
+    /// that is built here is for. `packages` and what they need lie in apt's cache. To be looked at through an overlay
+    /// only, so that it stays as it is. Takes about a minute the first time.
+    ///
+    /// Errors: as [`ensure`](Self::ensure).
+    pub fn bare(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
+        let root = target_directory().join(name);
+        make::bare(&root, &mirror::codename()?, packages)
+            .with_context(|| format!("make {}", root.display()))?;
+        Ok(root)
+    }
+
     /// Adds packages that only the test group `group` needs; later runs find them there.
     ///
     /// Errors: no network, no space, no such package.

@@ -53,7 +53,7 @@ pub(super) fn ensure(root: &Path) -> anyhow::Result<()> {
     if fs::read_to_string(root.join(".stamp")).is_ok_and(|stamp| stamp == recipe) {
         return Ok(());
     }
-    let stages = Stages { root, log: parent.to_owned(), start: Instant::now() };
+    let stages = Stages { root, suite: SUITE, log: parent.to_owned(), start: Instant::now() };
     let mirror = Mirror::find()?;
     if !root.join(".debootstrapped").exists() {
         stages.bootstrap(&mirror)?;
@@ -76,9 +76,31 @@ pub(super) fn add(root: &Path, group: &str, names: &[&str]) -> anyhow::Result<()
     if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == recipe) {
         return Ok(());
     }
-    let stages = Stages { root, log: parent.to_owned(), start: Instant::now() };
+    let stages = Stages { root, suite: SUITE, log: parent.to_owned(), start: Instant::now() };
     stages.run(&format!("packages of the group {group}"), &mut stages.shell(&install(names)))?;
     fs::write(stamp, recipe)?;
+    Ok(())
+}
+
+/// A tree with nothing but Debian's base system of `suite`, as an administrator finds it. The packages `names` and what they
+/// need lie in apt's cache, so that they can be installed without a network.
+pub(super) fn bare(root: &Path, suite: &str, names: &[&str]) -> anyhow::Result<()> {
+    let parent = root.parent().context("the root has no parent")?;
+    fs::create_dir_all(parent)?;
+    let _lock = lock(parent)?;
+    let recipe = format!("{RECIPE} {suite} {}\n", names.join(" "));
+    if fs::read_to_string(root.join(".stamp")).is_ok_and(|stamp| stamp == recipe) {
+        return Ok(());
+    }
+    let stages = Stages { root, suite, log: parent.to_owned(), start: Instant::now() };
+    let mirror = Mirror::find()?;
+    if !root.join(".debootstrapped").exists() {
+        stages.bootstrap(&mirror)?;
+    }
+    stages.configure_apt(&mirror)?;
+    let download = "set -e; apt-get -q update; apt-get -q -y install --download-only";
+    stages.run("download packages", &mut stages.shell(&format!("{download} {}", names.join(" "))))?;
+    fs::write(root.join(".stamp"), recipe)?;
     Ok(())
 }
 
@@ -102,6 +124,7 @@ fn install(names: &[&str]) -> String {
 
 struct Stages<'a> {
     root: &'a Path,
+    suite: &'a str,
     log: PathBuf,
     start: Instant,
 }
@@ -158,7 +181,7 @@ impl Stages<'_> {
         }
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-        command.arg(SUITE).arg(self.root).arg(&mirror.uri);
+        command.arg(self.suite).arg(self.root).arg(&mirror.uri);
         self.run("base system by debootstrap (about 50 MB)", &mut contained(&command))?;
         fs::write(self.root.join(".debootstrapped"), "")?;
         Ok(())
@@ -167,18 +190,23 @@ impl Stages<'_> {
     /// Files that keep the root small and silent, and let it reach what the machine reaches.
     fn configure(&self, mirror: &Mirror) -> anyhow::Result<()> {
         let etc = self.root.join("etc");
-        let lean = "APT::Install-Recommends \"false\";\nAcquire::Languages \"none\";\n";
-        fs::write(etc.join("apt/apt.conf.d/80peers"), format!("{lean}{}", mirror.settings))?;
-        fs::write(etc.join("apt/sources.list"), format!("deb {} {SUITE} main\n", mirror.uri))?;
+        self.configure_apt(mirror)?;
         let excluded =
             ["doc", "man", "locale", "info"].map(|name| format!("path-exclude=/usr/share/{name}/*\n"));
         fs::write(etc.join("dpkg/dpkg.cfg.d/peers"), format!("force-unsafe-io\n{}", excluded.concat()))?;
-        fs::copy("/etc/resolv.conf", etc.join("resolv.conf")).context("/etc/resolv.conf")?;
         let policy = self.root.join("usr/sbin/policy-rc.d");
         fs::write(&policy, "#!/bin/sh\n# No service starts in here.\nexit 101\n")?;
         fs::set_permissions(&policy, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         fs::create_dir_all(self.root.join("hugepages"))?;
         Ok(())
+    }
+
+    fn configure_apt(&self, mirror: &Mirror) -> anyhow::Result<()> {
+        let etc = self.root.join("etc");
+        let lean = "APT::Install-Recommends \"false\";\nAcquire::Languages \"none\";\n";
+        fs::write(etc.join("apt/apt.conf.d/80peers"), format!("{lean}{}", mirror.settings))?;
+        fs::write(etc.join("apt/sources.list"), format!("deb {} {} main\n", mirror.uri, self.suite))?;
+        fs::copy("/etc/resolv.conf", etc.join("resolv.conf")).context("/etc/resolv.conf").map(drop)
     }
 }
 

@@ -46,12 +46,16 @@ impl Mirror {
             format,
             "Identifier: Packages",
         ]))?;
-        let release = std::fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
-        let codename =
-            release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("sid");
-        debian_archive(&targets, codename.trim_matches('"'))
+        debian_archive(&targets, &codename()?)
             .context("apt's sources name no Debian archive; set RINGWAY_DEBIAN_MIRROR to the address of one")
     }
+}
+
+/// The codename of this machine's release; `sid` where there is none.
+pub(super) fn codename() -> anyhow::Result<String> {
+    let release = std::fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
+    let found = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(found.unwrap_or("sid").trim_matches('"').to_owned())
 }
 
 /// The lines of `apt-config dump` that hold for the root too.
