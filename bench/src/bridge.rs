@@ -110,7 +110,7 @@ impl Table {
             let (mut of_source, mut of_frame) = match traffic {
                 Traffic::Flows => {
                     let source = source % FLOW_SOURCES;
-                    (seed(source), seed((source + 1) << 16 | next(random) % FLOWS_OF_SOURCE))
+                    (seed(source), seed(((source + 1) << 16) | (next(random) % FLOWS_OF_SOURCE)))
                 }
                 _ => (seed(source), seed(next(random))),
             };
@@ -202,8 +202,7 @@ pub(crate) fn measure(json: bool) -> anyhow::Result<()> {
         .map(|&(ports, entries)| Table::new(ports, entries))
         .collect::<anyhow::Result<Vec<Table>>>()?;
     let mut cases = Vec::new();
-    for table in 0..tables.len() {
-        let Table { ports, entries, .. } = tables[table];
+    for (table, &Table { ports, entries, .. }) in tables.iter().enumerate() {
         for traffic in [Traffic::AnyOfAll, Traffic::Flows, Traffic::Broadcast] {
             // What a flood costs is a matter of ports, not of entries.
             if traffic != Traffic::Broadcast || entries == 1000 {

@@ -52,11 +52,16 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
                     std::thread::sleep(SETTLE);
                     cells[index].push(stage.window(bench.effort.window).with_context(|| system.name())?);
                     if kind == Kind::RandomSources {
+                        // What is still in the pipe would be learned again.
+                        if let Some(storm) = &stage.storm {
+                            storm.send((Kind::Idle, None));
+                        }
+                        std::thread::sleep(SETTLE);
                         stage.forget()?;
                     }
                 }
+                bench.say(&format!("attack, round {}, pass {}: {}", round + 1, pass + 1, system.name()));
             }
-            bench.say(&format!("attack, round {} of {}: {}", round + 1, bench.effort.rounds, system.name()));
         }
     }
     for (system, cells) in System::ALL.into_iter().zip(&systems) {
