@@ -8,10 +8,14 @@
 use super::port::Port;
 use crate::config::resolved::{MacChange, PortConfig};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use switch::{BridgeError, EntryKind, Now, Origin, UnicastMac, Vlan};
 
 /// Entries that a guest may have beside those of the configuration.
 const GUEST_ENTRIES_MAX: usize = 256;
+
+/// A guest's changes are logged at most this often.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// An address and the VLAN that it is in.
 pub(super) type EntryKey = (UnicastMac, Option<Vlan>);
@@ -32,6 +36,8 @@ pub(super) struct Addresses {
     refused: Option<String>,
     /// The refused word of a monitor, which tells changes only: the guest may use that address still.
     waiting: Option<Report>,
+    /// When a change was logged last.
+    logged: Option<Instant>,
 }
 
 /// What a guest's driver wants to receive.
@@ -92,27 +98,42 @@ impl Addresses {
     }
 }
 
-/// Makes the FDB say what the configuration says; to be called when the port starts and when its configuration changes.
+/// Makes the FDB say what the configuration says; to be called when the port starts, when its configuration changes, and when
+/// an operator took entries out.
 pub(super) fn configure(port: &Port, now: Now) -> Result<(), String> {
     let mut state = port.addresses.lock();
     let config = port.config.load();
-    // What was admitted under an earlier rule may not be any more.
+    let before = (state.report.clone(), state.waiting.clone());
+    // What was admitted under an earlier rule may not be any more; a monitor would not say it again.
     if state.report.as_ref().is_some_and(|report| !state.admits(&config, report.mac)) {
-        state.report = None;
-    }
-    // And the other way round.
-    if state.waiting.as_ref().is_some_and(|report| state.admits(&config, report.mac)) {
-        let waiting = state.waiting.clone();
-        let before = std::mem::replace(&mut state.report, waiting);
+        let dropped = state.report.take();
+        state.waiting = dropped.filter(|report| report.source == ReportSource::Qmp).or(state.waiting.take());
+    } else if state.waiting.as_ref().is_some_and(|report| state.admits(&config, report.mac)) {
+        // And the other way round.
+        let admitted = state.waiting.clone();
+        let kept = std::mem::replace(&mut state.report, admitted);
         let wanted = wanted(port, &config, &state);
         if follow(port, &mut state.entries, wanted, now).is_ok() {
+            state.first = state.first.or(state.report.as_ref().map(|report| report.mac));
             (state.waiting, state.refused) = (None, None);
             return Ok(());
         }
-        state.report = before;
+        state.report = kept;
     }
     let wanted = wanted(port, &config, &state);
-    follow(port, &mut state.entries, wanted, now)
+    follow(port, &mut state.entries, wanted, now).inspect_err(|_| (state.report, state.waiting) = before)
+}
+
+/// Takes out what the configuration does not want any more, and adds nothing: for ports that exchange addresses.
+pub(super) fn release(port: &Port, now: Now) {
+    let mut state = port.addresses.lock();
+    let config = port.config.load();
+    let wanted = wanted(port, &config, &state);
+    let old: Vec<EntryKey> = state.entries.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+    for key in old {
+        remove(port, key, now);
+        state.entries.remove(&key);
+    }
 }
 
 /// Takes a guest's word.
@@ -128,21 +149,33 @@ pub(super) fn report(port: &Port, report: Report, now: Now) -> Result<(), String
     }
     let config = port.config.load();
     state.changes += 1;
-    let outcome = if state.admits(&config, report.mac) {
-        let before = state.report.replace(report.clone());
-        let wanted = wanted(port, &config, &state);
-        follow(port, &mut state.entries, wanted, now).inspect_err(|_| state.report = before)
-    } else {
+    let outcome = if !state.admits(&config, report.mac) {
         Err("mac-change does not allow it".into())
+    } else if let Some(owner) = configured_elsewhere(port, report.mac) {
+        Err(format!("it is port {owner}'s by configuration"))
+    } else {
+        // From here on it is the first one: its further addresses are judged by that.
+        let before = (state.report.replace(report.clone()), state.first);
+        state.first = state.first.or(Some(report.mac));
+        let wanted = wanted(port, &config, &state);
+        follow(port, &mut state.entries, wanted, now).inspect_err(|_| (state.report, state.first) = before)
     };
+    let logs = state.logged.is_none_or(|logged| logged.elapsed() > LOG_PAUSE);
+    if logs {
+        state.logged = Some(Instant::now());
+    }
+    let source = report.source.name();
     match &outcome {
         Ok(()) => {
-            state.first.get_or_insert(report.mac);
             (state.refused, state.waiting) = (None, None);
-            tracing::info!(port = port.name, mac = %report.mac, source = report.source.name(), "the guest's address");
+            if logs {
+                tracing::info!(port = port.name, mac = %report.mac, source, "the guest's address");
+            }
         }
         Err(why) => {
-            tracing::warn!(port = port.name, mac = %report.mac, "the guest's address is refused: {why}");
+            if logs {
+                tracing::warn!(port = port.name, mac = %report.mac, source, "the guest's address is refused: {why}");
+            }
             state.refused = Some(format!("{}: {why}", report.mac));
             state.waiting = (report.source == ReportSource::Qmp).then_some(report);
         }
@@ -159,12 +192,23 @@ pub(super) fn forget(port: &Port, source: ReportSource, now: Now) {
     if state.report.as_ref().is_none_or(|report| report.source != source) {
         return;
     }
-    state.report = None;
+    (state.report, state.first) = (None, None);
     let config = port.config.load();
     let wanted = wanted(port, &config, &state);
     if let Err(why) = follow(port, &mut state.entries, wanted, now) {
         tracing::warn!(port = port.name, "the port's own addresses: {why}");
     }
+}
+
+/// The other port of the switch that has an address by its configuration, whether it uses it now or not.
+fn configured_elsewhere(port: &Port, mac: UnicastMac) -> Option<String> {
+    let ports = port.switch.ports.load();
+    let others = ports.iter().flatten().filter(|other| other.id != port.id);
+    let mut owners = others.filter(|other| {
+        let config = other.config.load();
+        config.mac == Some(mac.octets()) || config.macs.contains(&mac)
+    });
+    owners.next().map(|owner| owner.name.clone())
 }
 
 /// The entries that a port should have.
@@ -184,8 +228,11 @@ fn wanted(port: &Port, config: &PortConfig, state: &Addresses) -> Entries {
     let learns = settings.learning;
     if let Some(report) = &state.report {
         let kind = if learns { EntryKind::Dynamic } else { EntryKind::Static };
-        let room = (GUEST_ENTRIES_MAX / vlans.len().max(1)).max(1);
-        let further = report.unicast.iter().filter(|mac| state.admits(config, **mac));
+        let limit = settings.mac_limit.map_or(usize::MAX, |limit| limit as usize);
+        let room = (GUEST_ENTRIES_MAX / vlans.len().max(1)).min(limit).max(1);
+        let may =
+            |mac: &&UnicastMac| state.admits(config, **mac) && configured_elsewhere(port, **mac).is_none();
+        let further = report.unicast.iter().filter(may);
         for mac in [report.mac].iter().chain(further).take(room) {
             put(*mac, kind, Origin::Guest);
         }
@@ -210,27 +257,52 @@ fn wanted(port: &Port, config: &PortConfig, state: &Addresses) -> Entries {
 /// Adds what is new, then removes what is old. If something cannot be added, nothing is.
 fn follow(port: &Port, entries: &mut Entries, wanted: Entries, now: Now) -> Result<(), String> {
     let bridge = &port.switch.bridge;
+    // The FDB itself says what is there: an operator may have flushed it. An entry that moves and ages is only placed once.
+    let is_there = |((mac, vlan), value): &(&EntryKey, &(EntryKind, Origin))| match value.0 {
+        EntryKind::Static | EntryKind::Sticky => bridge
+            .entry(*mac, *vlan, now)
+            .is_some_and(|entry| entry.port == port.id && (entry.kind, entry.origin) == **value),
+        _ => entries.get(&(*mac, *vlan)) == Some(value),
+    };
     let mut added: Vec<EntryKey> = Vec::new();
-    for (key, value) in wanted.iter().filter(|(key, value)| entries.get(key) != Some(value)) {
-        let ((mac, vlan), (kind, origin)) = (*key, *value);
-        if let Err(error) = bridge.add_entry(mac, vlan, port.id, kind, origin, now) {
-            for (mac, vlan) in added {
-                match entries.get(&(mac, vlan)) {
-                    Some((kind, origin)) => {
-                        let _ = bridge.add_entry(mac, vlan, port.id, *kind, *origin, now);
+    for (key, value) in wanted.iter().filter(|entry| !is_there(entry)) {
+        if let Err(error) = place(port, *key, *value, now) {
+            for key in added {
+                match entries.get(&key) {
+                    Some(value) => {
+                        let _ = place(port, key, *value, now);
                     }
-                    None => remove(port, (mac, vlan), now),
+                    None => remove(port, key, now),
                 }
             }
-            return Err(taken(port, mac, error));
+            return Err(taken(port, key.0, error));
         }
-        added.push((mac, vlan));
+        added.push(*key);
     }
     for key in entries.keys().filter(|key| !wanted.contains_key(key)) {
         remove(port, *key, now);
     }
     *entries = wanted;
     Ok(())
+}
+
+/// Places an entry. The configuration's word counts more than a guest's.
+fn place(
+    port: &Port,
+    (mac, vlan): EntryKey,
+    (kind, origin): (EntryKind, Origin),
+    now: Now,
+) -> Result<(), BridgeError> {
+    let bridge = &port.switch.bridge;
+    let placed = bridge.add_entry(mac, vlan, port.id, kind, origin, now);
+    if matches!(placed, Err(BridgeError::AddressTaken(_)))
+        && origin == Origin::Configuration
+        && bridge.entry(mac, vlan, now).is_some_and(|entry| entry.origin == Origin::Guest)
+    {
+        bridge.remove_entry(mac, vlan);
+        return bridge.add_entry(mac, vlan, port.id, kind, origin, now);
+    }
+    placed
 }
 
 /// Removes an entry, if it is still this port's.

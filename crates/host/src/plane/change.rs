@@ -14,7 +14,9 @@ use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
 use crate::config::diff::{PortChange, SwitchChange};
-use crate::config::resolved::{Attach, Config, ControlConfig, PortConfig, SwitchConfig, WorkerMode};
+use crate::config::resolved::{
+    Attach, Config, ControlConfig, PortConfig, SocketRole, SwitchConfig, WorkerMode,
+};
 use crate::inherited;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -49,6 +51,9 @@ impl Plane {
     /// Goes over to `new`.
     pub(super) fn change_to(&self, new: Config) -> Result<ChangeView, Refusal> {
         let _one = self.changing.lock();
+        if self.stopping.is_set() {
+            return Err(Refusal::Failed("ringway stops".into()));
+        }
         let old = self.config.load_full();
         let plan = self.plan(&old, &new);
         let view = plan.view.clone();
@@ -138,17 +143,17 @@ impl Plane {
         for config in early {
             built.push(self.build(&config, switch_of(&config)?, &go, &mut promised)?);
         }
-        self.switches.store(Arc::new(in_order(new, &switches)));
+        done.switches = Some(self.switches.swap(Arc::new(in_order(new, &switches))));
         done.went = go.iter().map(|port| Port::clone_config(port)).collect();
         for port in &go {
             self.take_out(port);
         }
         // An old address goes before another port takes it, so ports that stay change before new ones come.
-        for (port, config) in stay {
-            let before = port.config.swap(Arc::new(config));
-            done.changed.push((Arc::clone(&port), before));
-            self.update(&port).with_context(|| format!("port.{}", port.name))?;
+        for (port, config) in &stay {
+            let before = port.config.swap(Arc::new(config.clone()));
+            done.changed.push((Arc::clone(port), before));
         }
+        self.update_all(stay.into_iter().map(|(port, _)| port).collect())?;
         let endpoints: Vec<Arc<Endpoint>> = go.iter().filter_map(|port| port.endpoint.clone()).collect();
         drop(go);
         for config in late {
@@ -169,33 +174,38 @@ impl Plane {
         Ok(())
     }
 
-    /// Puts the old configuration back, as far as that goes.
+    /// Puts the old configuration back, as far as that goes: the last step first.
     fn undo(&self, done: Done, old: &Config) {
-        for port in done.came {
-            self.take_out(&port);
+        for port in done.came.iter().rev() {
+            self.take_out(port);
         }
-        for (port, before) in done.changed {
+        let changed = done.changed.into_iter().rev().map(|(port, before)| {
             port.config.store(before);
-            if let Err(error) = self.update(&port) {
-                tracing::error!(port = port.name, "its old settings cannot be put back: {error:#}");
-            }
+            port
+        });
+        if let Err(error) = self.update_all(changed.collect()) {
+            tracing::error!("old settings cannot be put back: {error:#}");
         }
-        let switches: HashMap<_, _> = self
-            .switches
-            .load()
-            .iter()
-            .chain(&done.went.iter().map(|(_, switch)| Arc::clone(switch)).collect::<Vec<_>>())
-            .map(|switch| (switch.name.clone(), Arc::clone(switch)))
-            .collect();
+        if let Some(switches) = done.switches {
+            self.switches.store(switches);
+        }
         for (config, switch) in done.went {
-            let port = self.build_late(&config, &switch, &mut Promised::new());
-            if let Err(error) = port.and_then(|port| self.put_in(&port)) {
+            let built = self.build_late(&config, &switch, &mut Promised::new());
+            let put = built.and_then(|port| self.put_in(&port).inspect_err(|_| self.take_out(&port)));
+            if let Err(error) = put {
                 tracing::error!(port = config.name, "it cannot be put back: {error:#}");
             }
         }
-        self.switches.store(Arc::new(in_order(old, &switches)));
         self.sort_ports(old);
         self.uplinks.changed();
+    }
+
+    /// Gives ports that stay their new settings, which are in their `config` already. Ports may exchange addresses: then the
+    /// old ones go before the new ones come.
+    fn update_all(&self, ports: Vec<Arc<Port>>) -> anyhow::Result<()> {
+        let failed: Vec<_> = ports.into_iter().filter(|port| self.update(port).is_err()).collect();
+        failed.iter().for_each(|port| addresses::release(port, self.origin.now()));
+        failed.iter().try_for_each(|port| self.update(port).with_context(|| format!("port.{}", port.name)))
     }
 
     fn finish(&self, new: &Config) {
@@ -270,7 +280,11 @@ impl Plane {
                     .iter()
                     .filter_map(|port| port.endpoint.as_ref())
                     .find(|endpoint| endpoint.is_for(socket, *role));
-                let endpoint = match (lent, inherited::take(&format!("port.{}", config.name))) {
+                // Somebody may have made our end of the socket for us; an end that connects is always our own.
+                let passed = (*role == SocketRole::Server)
+                    .then(|| inherited::take(&format!("port.{}", config.name)))
+                    .flatten();
+                let endpoint = match (lent, passed) {
                     (Some(lent), _) => Arc::clone(lent),
                     (None, Some(listener)) => Arc::new(Endpoint::inherited(listener, socket)?),
                     (None, None) => Arc::new(Endpoint::open(socket, *role)?),
@@ -446,6 +460,7 @@ type Promised = HashSet<(String, PortId)>;
 struct Done {
     came: Vec<Arc<Port>>,
     changed: Vec<(Arc<Port>, Arc<PortConfig>)>,
+    switches: Option<Arc<Vec<Arc<SwitchPlane>>>>,
     went: Vec<(PortConfig, Arc<SwitchPlane>)>,
 }
 

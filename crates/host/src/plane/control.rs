@@ -7,9 +7,11 @@ use super::port::{GuestPort, Live, call};
 use super::session::Serving;
 use devices::net::control::{Change, ControlState, Modes};
 use guestmem::GuestMemory;
+use rustix::event::Timespec;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 use switch::UnicastMac;
 use transport::vhost_user::Outcome;
 use virtqueue::{Burst, DeviceQueue, QueueSetup, RingState};
@@ -17,10 +19,19 @@ use virtqueue::{Burst, DeviceQueue, QueueSetup, RingState};
 /// Commands handled at one kick; a driver has one outstanding.
 const COMMANDS_MAX: usize = 64;
 
+/// What a command costs its guest in the long run: its effects reach the FDB, the log and the host's filters.
+const COMMAND_TIME: Duration = Duration::from_millis(5);
+/// What it may have saved up: a driver that starts sends some dozens of commands.
+const COMMAND_CREDIT: Duration = Duration::from_millis(5 * 128);
+
 /// The control queue of one connection.
 pub(super) struct Control {
     running: Option<Running>,
     kick: Option<OwnedFd>,
+    /// Commands wait that were too many for one visit.
+    more: bool,
+    /// When the next command is due, if they come faster than [`COMMAND_TIME`].
+    due: Instant,
 }
 
 struct Running {
@@ -32,7 +43,7 @@ struct Running {
 
 impl Control {
     pub(super) fn new() -> Self {
-        Self { running: None, kick: None }
+        Self { running: None, kick: None, more: false, due: Instant::now() }
     }
 
     /// What to sleep on.
@@ -42,7 +53,7 @@ impl Control {
 
     /// Whether the queue has to be looked at without being kicked.
     pub(super) fn is_polled(&self) -> bool {
-        self.running.is_some() && self.kick.is_none()
+        self.running.is_some() && (self.kick.is_none() || self.more)
     }
 
     pub(super) fn start(&mut self, live: Live, kick: Option<OwnedFd>, state: ControlState) {
@@ -96,14 +107,22 @@ impl Control {
         }
         let memory = Arc::clone(&live.memory);
         let mut burst = Burst::new();
+        self.more = true;
         for _ in 0..COMMANDS_MAX {
+            let ahead = self.due.saturating_duration_since(Instant::now());
+            if ahead > COMMAND_CREDIT {
+                let nanos = (ahead - COMMAND_CREDIT).as_nanos() as i64;
+                serving.stopping.sleep(Timespec { tv_sec: 0, tv_nsec: nanos });
+            }
             let count = live.queue.pop(&memory, &mut burst, 1).unwrap_or(0);
             if let Some(fault) = live.queue.fault() {
                 guest.facts.lock().fault = Some(format!("control queue retired: {fault}"));
             }
             if count == 0 && !live.queue.enable_notify() {
+                self.more = false;
                 break;
             }
+            self.due = self.due.max(Instant::now()) + COMMAND_TIME * count as u32;
             while let Some(chain) = burst.take() {
                 // The address is in force before the driver sees the answer: its next frame may carry it already.
                 let wanted = state.clone();

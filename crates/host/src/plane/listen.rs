@@ -59,6 +59,13 @@ impl Endpoint {
     /// A socket that listens on `path` already, made by whoever started the program; its file is theirs.
     pub(super) fn inherited(listener: OwnedFd, path: &Path) -> anyhow::Result<Self> {
         let listener = UnixListener::from(listener);
+        let bound = listener.local_addr()?;
+        if bound.as_pathname() != Some(path) {
+            bail!(
+                "the socket that was passed for it listens on {bound:?}; accepted: {}, as the configuration says",
+                path.display()
+            );
+        }
         listener.set_nonblocking(true)?;
         Ok(Self::Server { listener, path: path.into(), made: None })
     }
@@ -101,7 +108,7 @@ impl Endpoint {
 }
 
 /// Connects without waiting: `AGAIN` means that somebody listens whose queue is full.
-fn connect(path: &Path) -> Result<UnixStream, Errno> {
+pub(super) fn connect(path: &Path) -> Result<UnixStream, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;

@@ -171,9 +171,6 @@ impl Plane {
 
     /// Goes over to another configuration, as a whole or not at all.
     fn apply_config(&self, config: Config) -> Result<ChangeView, Refusal> {
-        if self.stopping.is_set() {
-            return Err(Refusal::Failed("ringway stops".into()));
-        }
         self.change_to(config)
     }
 

@@ -4,7 +4,7 @@ use super::addresses::{self, Report, ReportSource};
 use super::notify::Wake;
 use super::port::Port;
 use super::uplinks::Uplinks;
-use super::{Origin, Stopping, socket};
+use super::{Origin, Stopping, listen, socket};
 use crate::config::resolved::QmpConfig;
 use crate::qmp::{Conversation, LINE_LEN_MAX, RxFilter};
 use anyhow::{Context, bail};
@@ -12,10 +12,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
 use switch::UnicastMac;
 
 /// Time between two attempts to connect.
 const RETRY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long a monitor may take until it is ready for commands.
+const GREETING_TIME: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Shortest time between two queries: what a guest's changes can cost.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -36,7 +39,8 @@ impl Monitor {
         let name = &self.port.name;
         let mut told = String::new();
         while !self.stopping.is_set() {
-            if let Ok(stream) = UnixStream::connect(&self.qmp.socket) {
+            // Without waiting: a monitor that serves somebody else would keep us here.
+            if let Ok(stream) = listen::connect(&self.qmp.socket) {
                 let end = match self.follow(stream) {
                     Ok(()) => "QEMU closed the connection".into(),
                     Err(error) => format!("{error:#}"),
@@ -54,7 +58,7 @@ impl Monitor {
     }
 
     fn follow(&self, mut stream: UnixStream) -> anyhow::Result<()> {
-        stream.set_nonblocking(true)?;
+        let began = Instant::now();
         let mut talk = Conversation::new(self.qmp.nic.clone());
         let mut received = Vec::new();
         let mut chunk = [0; 8192];
@@ -65,7 +69,10 @@ impl Monitor {
                 PollFd::new(&self.stopping.wake, PollFlags::IN),
                 PollFd::new(&*self.suspicion, PollFlags::IN),
             ];
-            let _ = poll(&mut wait, None);
+            let _ = poll(&mut wait, (!talk.is_ready()).then_some(&GREETING_TIME));
+            if !talk.is_ready() && began.elapsed().as_secs() > GREETING_TIME.tv_sec.unsigned_abs() {
+                bail!("no greeting: QEMU serves one connection at a time");
+            }
             let suspected = !wait[2].revents().is_empty();
             if self.stopping.is_set() {
                 return Ok(());

@@ -104,6 +104,11 @@ impl Conversation {
         std::mem::take(&mut self.outgoing)
     }
 
+    /// Whether commands are taken.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.waiting, Waiting::Filter | Waiting::Nothing)
+    }
+
     /// Whether the filter may have changed since it was asked for.
     pub fn wants_query(&self) -> bool {
         self.changed && self.waiting == Waiting::Nothing
