@@ -11,6 +11,9 @@ use crate::trace::Witness;
 use crate::types::{DropReason, Vlan};
 use crate::view::{Admitted, Decision, Ingress, View};
 
+/// Ethertype of MAC control: pause and priority pause (IEEE 802.3 annex 31A), to whatever address.
+const MAC_CONTROL: u16 = 0x8808;
+
 impl View<'_> {
     /// Rules 1 to 5.
     #[inline]
@@ -44,6 +47,10 @@ impl View<'_> {
         };
 
         // 2
+        if head.ethernet.ethertype == MAC_CONTROL {
+            witness.note("link-local", false, || "MAC control (pause) is kept to its link".into());
+            return Err(Decision::drop(DropReason::LinkLocal));
+        }
         let is_link_local = match head.ethernet.dst.link_local_group() {
             None => false,
             Some(group) => {
@@ -198,6 +205,9 @@ fn classify<W: Witness>(
 ) -> Result<Vlan, DropReason> {
     let slot = ingress.slot;
     let vlan = match head.ethernet.tag.filter(|tag| tag.tagging == tagging) {
+        // Two tags of this switch's kind: where the outer one is taken off, the inner one would name a VLAN that nobody
+        // has checked.
+        Some(_) if head.ethernet.ethertype == tagging.tpid() => None,
         Some(tag) if tag.vid() != 0 => Vlan::new(tag.vid()).filter(|vlan| slot.carries(Some(*vlan))),
         // The frame ends within its tag.
         None if head.ethernet.tag.is_none() && head.ethernet.ethertype == tagging.tpid() => None,

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::entry::{EntryKind, FdbEntry, Flush, Origin};
 use crate::fdb::{Fdb, Hit, Station};
 use crate::frame::Tagging;
-use crate::groups::{GroupEntry, Groups, QuerierEntry, RouterEntry};
+use crate::groups::{GroupEntry, Groups, QuerierEntry, RouterEntry, Trust};
 use crate::ledger::{Learned, Ledger};
 use crate::port::PortSettings;
 use crate::table::{Flags, PortEntry, PortState, PortTable};
@@ -197,7 +197,7 @@ impl Bridge {
     /// # Errors
     /// [`BridgeError::NoSuchPort`].
     pub fn set_port(&self, port: PortId, settings: PortSettings) -> Result<(), BridgeError> {
-        let vlans = settings.vlans.clone();
+        let (vlans, trust) = (settings.vlans.clone(), Trust::of(&settings));
         let ledger = self.ledger.lock();
         let Some(old) = self.table.load().entry(port).cloned() else { return Err(BridgeError::NoSuchPort) };
         self.publish(port, Some(Arc::new(PortEntry::new(settings, Arc::clone(&old.state)))));
@@ -205,6 +205,12 @@ impl Bridge {
         let left = |vlan: Option<Vlan>| vlan.is_some_and(|vlan| !vlans.contains(vlan));
         if self.config.tagging.is_some() && old.settings.vlans.iter().any(|vlan| left(Some(vlan))) {
             self.purge(|entry| entry.port == port && left(entry.vlan));
+        }
+        if let Some(groups) = &self.groups {
+            groups.withdraw(port, trust);
+            if self.config.tagging.is_some() {
+                groups.forget_vlans(port, &vlans);
+            }
         }
         Ok(())
     }

@@ -123,6 +123,8 @@ pub struct Head<'f> {
     pub ethernet: EthernetHead,
     /// The frame's first bytes, 256 at most, in private memory: a copy that the sender cannot change.
     pub bytes: &'f [u8],
+    /// Frames that it becomes where a receiver wants it segmented; 1 for most. Limits of rate count these.
+    pub units: u32,
 }
 
 impl<'f> Head<'f> {
@@ -132,7 +134,7 @@ impl<'f> Head<'f> {
     /// [`DropReason::Runt`].
     #[inline]
     pub fn parse(bytes: &'f [u8]) -> Result<Self, DropReason> {
-        Ok(Self { ethernet: EthernetHead::parse(bytes)?, bytes })
+        Ok(Self { ethernet: EthernetHead::parse(bytes)?, bytes, units: 1 })
     }
 }
 

@@ -42,26 +42,38 @@
 //!
 //! A port has [`Trust::groups_max`] groups at most, ended ones included until they are taken out. So a guest that joins
 //! and leaves without end causes that many new versions for each call of [`Groups::age`] and no more. A report beyond it
-//! is not recorded. The switch has [`GROUPS_MAX`] groups: a report beyond *that* may be the doing of others, so the port
-//! then gets all groups of the VLAN and family for a while, and loses nothing. The same holds for a report that
-//! is longer than what is seen of a frame. In each VLAN, a port is at most once router, querier and so on.
+//! is not recorded, and found out without the mutex. The switch has [`GROUPS_MAX`] groups: a report beyond *that* may be
+//! the doing of others, so the port then gets all groups of the VLAN and family for a while, and loses nothing. The same
+//! holds for a report that is longer than what is seen of a frame, but only where [`Trust::may_be_wide`] says so:
+//! any guest can make its reports long. In each VLAN, a port is at most once router, querier and so on.
+//!
+//! # Ports that change
+//!
+//! A worker may observe a frame with settings that are not in force any more, of a port that is gone. Nothing new is
+//! entered before the mutex is held and the port's present [`Trust`] was asked for. The bridge first changes its ports, then
+//! calls [`Groups::forget_port`] and its like, which need the mutex too: either they find what was entered, or it was
+//! not entered. Where the elected querier was at that port, nobody is known to ask any more.
 
-use crate::frame::EthernetHead;
+use crate::frame::Head;
 use crate::multicast::{self, Message, Query, Report};
 use crate::packet::group_mac;
+use crate::port::{PortSettings, PortVlans};
 use crate::types::{MacAddr, Now, PortId, Vlan};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+mod counts;
 mod deadline;
+mod presence;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use counts::Counts;
 use deadline::Deadline;
-use table::{Family, GroupKey, Role};
+use table::{Family, GroupKey, Place, Refreshed, Role};
 pub use table::{GroupTable, Listeners, Membership};
 
 /// Groups of one switch, each counted once for each VLAN.
@@ -88,6 +100,35 @@ pub struct Trust {
     pub groups_max: u32,
     /// It may be a querier or a router. Otherwise its queries and greetings change nothing.
     pub may_route: bool,
+    /// A report of which not all was seen gets it all groups.
+    pub may_be_wide: bool,
+}
+
+impl Trust {
+    /// What a port's settings say. A port that does not take all groups, or is for hosts only, is not made to take all by
+    /// a report.
+    #[must_use]
+    pub fn of(settings: &PortSettings) -> Self {
+        Self {
+            fast_leave: settings.fast_leave,
+            groups_max: settings.groups_max,
+            may_route: settings.multicast_router,
+            may_be_wide: settings.multicast_router && settings.multicast_flood,
+        }
+    }
+}
+
+/// How and when a frame came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The port that it came in by.
+    pub port: PortId,
+    /// Its VLAN; `None` in a switch without VLANs.
+    pub vlan: Option<Vlan>,
+    /// VLAN tags of it that the switch reads: 0 or 1. What is behind others is none of its messages.
+    pub tags: usize,
+    /// When.
+    pub now: Now,
 }
 
 /// What a frame was to [`Groups::observe`].
@@ -150,39 +191,18 @@ pub struct QuerierEntry {
 #[derive(Debug)]
 pub struct Groups {
     table: ArcSwap<GroupTable>,
-    writer: Mutex<Writer>,
-}
-
-/// What only writers need.
-#[derive(Debug, Default)]
-struct Writer {
-    /// Groups in the table, by port number.
-    counts: Vec<u32>,
-}
-
-impl Writer {
-    fn count(&mut self, port: PortId) -> &mut u32 {
-        let index = port.as_usize();
-        if self.counts.len() <= index {
-            self.counts.resize(index + 1, 0);
-        }
-        &mut self.counts[index]
-    }
-}
-
-/// Where and when a message came.
-#[derive(Clone, Copy)]
-struct Arrival {
-    port: PortId,
-    vlan: Option<Vlan>,
-    now: Now,
+    /// Held by whoever makes a new version.
+    writer: Mutex<()>,
+    /// Groups in the table by port. Written under the mutex, before the version that they tell of.
+    counts: Counts,
 }
 
 impl Groups {
     /// Nobody listens, nobody asks. `seed` is random for each start, so that guests cannot aim at one shard.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { table: ArcSwap::from_pointee(GroupTable::new(seed)), writer: Mutex::default() }
+        let table = ArcSwap::from_pointee(GroupTable::new(seed));
+        Self { table, writer: Mutex::default(), counts: Counts::new() }
     }
 
     /// The table as it is now, to decide by.
@@ -192,28 +212,30 @@ impl Groups {
         self.table.load()
     }
 
-    /// Takes note of a frame that came in by a port, in a VLAN (`None` in a switch without VLANs). `bytes` are its first ones
-    /// (256 are plenty) in private memory, `ethernet` is its head. Costs a comparison for frames to one station.
+    /// Takes note of a frame. `head` has all of it or at least 112 bytes; 256 are plenty. `trust` is how far its port is
+    /// believed. `current` says the same at the moment that it is asked, and `None` if the port is gone, has become another
+    /// one, or left the VLAN: it is asked under a mutex before something new is noted, and calls nothing of `self`. Costs
+    /// a comparison for frames to one station.
     pub fn observe(
         &self,
-        in_port: PortId,
-        vlan: Option<Vlan>,
-        ethernet: &EthernetHead,
-        bytes: &[u8],
-        now: Now,
+        arrival: Arrival,
+        head: &Head<'_>,
         trust: Trust,
+        current: impl Fn() -> Option<Trust>,
     ) -> Observed {
-        let Some(message) = multicast::parse(ethernet, bytes) else { return Observed::NotControl };
-        let arrival = Arrival { port: in_port, vlan, now };
+        let to = head.ethernet.dst;
+        let Some(message) = multicast::parse(&head.ethernet, head.bytes, arrival.tags) else {
+            return Observed::NotControl;
+        };
         match message {
             Message::Query(query) => {
                 if trust.may_route {
-                    self.query(arrival, &query);
+                    self.query(arrival, &query, &current);
                 }
                 Observed::Query
             }
             Message::Report(report) => {
-                self.report(arrival, &report, ethernet.dst, trust);
+                self.report(arrival, &report, to, trust, &current);
                 Observed::Report
             }
             Message::Leave(group) => {
@@ -222,101 +244,170 @@ impl Groups {
             }
             Message::RouterSeen => {
                 if trust.may_route
-                    && let Some(family) = Family::of_mac(ethernet.dst)
+                    && let Some(family) = Family::of_mac(to)
                 {
-                    self.seat(arrival, family, Role::Router, QUERIER_MS);
+                    self.seat(arrival, family, Role::Router, QUERIER_MS, || {
+                        current().is_some_and(|trust| trust.may_route)
+                    });
                 }
                 Observed::Other
             }
         }
     }
 
-    fn query(&self, arrival: Arrival, query: &Query) {
+    fn query(&self, arrival: Arrival, query: &Query, current: &impl Fn() -> Option<Trust>) {
         let family = Family::of(query.source);
         let believed_ms = query.membership_ms.map_or(0, u64::from).min(BELIEF_MAX_MS);
         let known_ms = believed_ms.max(QUERIER_MS);
-        self.seat(arrival, family, Role::Querier, known_ms);
+        let seat = |role| {
+            self.seat(arrival, family, role, known_ms, || current().is_some_and(|trust| trust.may_route))
+        };
+        if !seat(Role::Querier) {
+            return;
+        }
         if !query.source.is_unspecified() {
-            self.seat(arrival, family, Role::Router, known_ms);
+            seat(Role::Router);
         }
         if query.group.is_none()
             && let Some(presence) = self.table.load().presence(arrival.vlan, family)
         {
             presence.heard(arrival, query, known_ms, believed_ms.max(MEMBERSHIP_MS));
+            // Who has taken the seat away meanwhile may have asked before this who is elected.
+            let until = arrival.now.as_millis().saturating_add(known_ms);
+            if !self.table.load().keep_seat(arrival, family, Role::Querier, until) {
+                presence.silence(arrival.port);
+            }
         }
     }
 
-    fn report(&self, arrival: Arrival, report: &Report<'_>, to: MacAddr, trust: Trust) {
-        if !self.table.load().apply(arrival, report, trust.fast_leave) {
-            self.enrol(arrival, report, trust);
+    fn report(
+        &self,
+        arrival: Arrival,
+        report: &Report<'_>,
+        to: MacAddr,
+        trust: Trust,
+        current: &impl Fn() -> Option<Trust>,
+    ) {
+        let shortage = self.table.load().apply(arrival, report, trust, &self.counts);
+        let mut overflow = shortage.overflow;
+        if shortage.enters {
+            overflow = self.enrol(arrival, report, current).or(overflow);
+        }
+        if let Some(family) = overflow {
+            self.seat(arrival, family, Role::Wide, MEMBERSHIP_MS, || current().is_some());
         }
         if !report.whole()
+            && trust.may_be_wide
             && let Some(family) = Family::of_mac(to)
         {
-            self.seat(arrival, family, Role::Wide, MEMBERSHIP_MS);
+            self.seat(arrival, family, Role::Wide, MEMBERSHIP_MS, || {
+                current().is_some_and(|trust| trust.may_be_wide)
+            });
         }
     }
 
-    /// Puts the listeners of a report into the table that are not there.
-    fn enrol(&self, arrival: Arrival, report: &Report<'_>, trust: Trust) {
+    /// Puts the listeners of a report into the table that are not there. Says what there was no room for.
+    fn enrol(
+        &self,
+        arrival: Arrival,
+        report: &Report<'_>,
+        current: &impl Fn() -> Option<Trust>,
+    ) -> Option<Family> {
         let mut overflow = None;
-        let mut writer = self.writer.lock();
-        let current = self.table.load();
+        let _writer = self.writer.lock();
+        let trust = current()?;
+        let before = self.table.load();
         let mut next: Option<GroupTable> = None;
         for record in report.clone() {
-            let table = next.as_ref().unwrap_or(&current);
+            let table = next.as_ref().unwrap_or(&before);
             let Some(key) = GroupKey::new(arrival.vlan, group_mac(record.group)) else { continue };
             if !record.listens {
                 table.leave(arrival, record.group, trust.fast_leave);
                 continue;
             }
-            if table.refresh(arrival, key, record.group) {
-                continue;
-            }
-            if *writer.count(arrival.port) >= trust.groups_max {
+            if table.refresh(arrival, key, record.group) == Refreshed::Done
+                || self.counts.of(arrival.port) >= trust.groups_max
+            {
                 continue;
             }
             if table.is_full_for(key) {
                 overflow = Some(Family::of(record.group));
                 continue;
             }
-            *writer.count(arrival.port) += 1;
-            next.get_or_insert_with(|| GroupTable::clone(&current)).insert(arrival, key, record.group);
+            self.counts.add(arrival.port);
+            next.get_or_insert_with(|| GroupTable::clone(&before)).insert(arrival, key, record.group);
         }
         if let Some(next) = next {
             self.table.store(Arc::new(next));
         }
-        drop(writer);
-        if let Some(family) = overflow {
-            self.seat(arrival, family, Role::Wide, MEMBERSHIP_MS);
-        }
+        overflow
     }
 
-    /// Notes that a port has a role for the next `known_ms` milliseconds.
-    fn seat(&self, arrival: Arrival, family: Family, role: Role, known_ms: u64) {
+    /// Notes that a port has a role for the next `known_ms` milliseconds, if it has it already or still `may`. Says whether.
+    fn seat(
+        &self,
+        arrival: Arrival,
+        family: Family,
+        role: Role,
+        known_ms: u64,
+        may: impl FnOnce() -> bool,
+    ) -> bool {
         let until = arrival.now.as_millis().saturating_add(known_ms);
         if self.table.load().keep_seat(arrival, family, role, until) {
-            return;
+            return true;
         }
         let _writer = self.writer.lock();
         let current = self.table.load();
         if current.keep_seat(arrival, family, role, until) {
-            return;
+            return true;
+        }
+        if !may() {
+            return false;
         }
         let mut next = GroupTable::clone(&current);
         next.insert_seat(arrival, family, role, until);
         self.table.store(Arc::new(next));
+        true
     }
 
-    /// Forgets all that is known of a port. Call it when no more frames of the port are observed.
+    /// Forgets all that is known of a port. Call it when `current` of [`Self::observe`] knows that the port is gone.
     pub fn forget_port(&self, port: PortId) {
-        self.sweep(|seat, deadline| {
-            let is_its = seat == port;
-            if is_its {
+        self.forget(port, |_| true);
+        self.silence(port, |_| true);
+    }
+
+    /// Forgets what is known of a port in VLANs that are not in `keep`. Call it when `current` of [`Self::observe`] knows
+    /// that the port left them, in a switch with VLANs.
+    pub fn forget_vlans(&self, port: PortId, keep: &PortVlans) {
+        let left = |vlan: Option<Vlan>| vlan.is_none_or(|vlan| !keep.contains(vlan));
+        self.forget(port, |place| left(place.vlan));
+        self.silence(port, left);
+    }
+
+    /// Takes those roles from a port that it may not have: it is no router or querier any more, or gets only the groups
+    /// that it reports. Its listeners stay. Call it when `current` of [`Self::observe`] says `trust`.
+    pub fn withdraw(&self, port: PortId, trust: Trust) {
+        self.forget(port, |place| place.role.is_some_and(|role| !role.is_open_to(trust)));
+        if !trust.may_route {
+            self.silence(port, |_| true);
+        }
+    }
+
+    /// Takes out what a port has at the places that `goes` holds of.
+    fn forget(&self, port: PortId, goes: impl Fn(Place) -> bool) {
+        self.sweep(|place, deadline| {
+            let is_over = place.port == port && goes(place);
+            if is_over {
                 deadline.bury();
             }
-            is_its
+            is_over
         });
+    }
+
+    /// Forgets the elected querier in VLANs that `left` holds of, if it is at this port.
+    fn silence(&self, port: PortId, left: impl Fn(Option<Vlan>) -> bool) {
+        let table = self.table.load();
+        table.presences().filter(|(vlan, _)| left(*vlan)).for_each(|(_, presence)| presence.silence(port));
     }
 
     /// Takes out what has ended. Call it about once a second: until then, what has ended has no effect, but counts.
@@ -327,13 +418,10 @@ impl Groups {
     }
 
     /// Takes out what `is_over` holds of; that must have buried the deadline.
-    fn sweep(&self, is_over: impl Fn(PortId, &Deadline) -> bool) {
-        let mut writer = self.writer.lock();
+    fn sweep(&self, is_over: impl Fn(Place, &Deadline) -> bool) {
+        let _writer = self.writer.lock();
         let mut next = GroupTable::clone(&self.table.load());
-        next.sweep(is_over, |port| {
-            let count = writer.count(port);
-            *count = count.saturating_sub(1);
-        });
+        next.sweep(is_over, |port| self.counts.remove(port));
         self.table.store(Arc::new(next));
     }
 

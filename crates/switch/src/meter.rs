@@ -30,22 +30,23 @@ impl Rate {
         Self { interval }
     }
 
-    /// Takes a frame's share, if there is one left. Any thread.
+    /// Takes the share of `units` frames that come as one, if there is one left. Any thread.
     #[inline]
-    pub(crate) fn take(self, meter: &Meter, now: Now) -> bool {
-        let next = |due| self.next(due, now);
+    pub(crate) fn take(self, meter: &Meter, now: Now, units: u32) -> bool {
+        let next = |due| self.next(due, now, units);
         meter.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     /// Whether [`Self::take`] would.
-    pub(crate) fn has(self, meter: &Meter, now: Now) -> bool {
-        self.next(meter.0.load(Ordering::Relaxed), now).is_some()
+    pub(crate) fn has(self, meter: &Meter, now: Now, units: u32) -> bool {
+        self.next(meter.0.load(Ordering::Relaxed), now, units).is_some()
     }
 
-    /// When the frame after this one is due; `None` if this one comes too early.
+    /// When the frame after this one is due; `None` if this one comes too early. One that is worth more than a burst
+    /// passes when nothing was sent for long enough, and is paid for afterwards.
     #[inline]
-    fn next(self, due: u64, now: Now) -> Option<u64> {
-        let interval = self.interval?;
+    fn next(self, due: u64, now: Now, units: u32) -> Option<u64> {
+        let interval = self.interval?.saturating_mul(units.max(1).into());
         let now = now.as_millis().saturating_mul(TICKS_PER_MS);
         let next = due.max(now).saturating_add(interval);
         (next - now <= interval.max(BURST_MS * TICKS_PER_MS)).then_some(next)
@@ -58,14 +59,14 @@ mod tests {
     use std::thread;
 
     fn taken(rate: Rate, meter: &Meter, millis: u64, frames: u32) -> u32 {
-        (0..frames).filter(|_| rate.take(meter, Now::from_millis(millis))).count() as u32
+        (0..frames).filter(|_| rate.take(meter, Now::from_millis(millis), 1)).count() as u32
     }
 
     #[test]
     fn a_tenth_of_a_second_comes_at_once_and_then_the_rate() {
         let (rate, meter) = (Rate::new(1000), Meter::default());
         assert_eq!(taken(rate, &meter, 50_000, 5000), 100);
-        assert!(!rate.has(&meter, Now::from_millis(50_000)));
+        assert!(!rate.has(&meter, Now::from_millis(50_000), 1));
         assert_eq!((1..=1000).map(|ms| taken(rate, &meter, 50_000 + ms, 10)).sum::<u32>(), 1000);
         assert_eq!(taken(rate, &meter, 99_000, 5000), 100);
     }
@@ -100,5 +101,15 @@ mod tests {
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
         assert_eq!(total, 1000);
+    }
+
+    #[test]
+    fn a_frame_that_becomes_many_pays_for_all() {
+        let (rate, meter) = (Rate::new(1000), Meter::default());
+        let at = |millis: u64| Now::from_millis(50_000 + millis);
+        assert!(rate.take(&meter, at(0), 1000), "more than a burst, but nothing came before");
+        assert!(!rate.take(&meter, at(100), 1) && !rate.take(&meter, at(890), 1));
+        assert!(rate.take(&meter, at(950), 1));
+        assert!(!rate.take(&meter, at(960), 1000) && rate.take(&meter, at(1100), 1000));
     }
 }

@@ -15,12 +15,16 @@
 //! to one source of a group gets the group.
 //!
 //! Everything has to be at hand, but for a report: a long one names more groups than the first bytes of its frame
-//! hold. [`Report::whole`] tells, and the reader has to allow for groups that it did not see.
+//! hold. [`Report::whole`] tells, and the reader has to allow for groups that it did not see. That is so only if
+//! 112 bytes or more are at hand: of a shorter frame nothing was left out, so a length that goes beyond it is a
+//! lie, and so is the length 0. Such a report is none, or it would be believed without its checksum.
+//!
+//! What stands behind a tag that the switch does not read is of another network, and no message here.
 
 use crate::frame::EthernetHead;
 use crate::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, Ipv6Upper, Message as Upper, PROTOCOL_ICMPV6, PROTOCOL_IGMP,
-    PROTOCOL_PIM, group_mac, ones_sum, ones_sum_ipv6, payload,
+    PROTOCOL_PIM, group_mac, ones_sum, ones_sum_ipv6, payload_behind,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,6 +46,9 @@ const ALL_PIM_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xd);
 /// 224.0.0.106 and ff02::6a: who wants to know of multicast routers.
 const ALL_SNOOPERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 106);
 const ALL_SNOOPERS_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x6a);
+
+/// First bytes of a frame that are at hand at the least, if it has more. The host copies 128 with the virtio header.
+const SEEN_MIN: usize = 112;
 
 /// How long hosts may take to answer a query of IGMPv1, which does not say (RFC 2236 §4).
 const RESPONSE_V1_MS: u32 = 10_000;
@@ -159,21 +166,23 @@ fn listens(kind: u8, sources: u16) -> Option<bool> {
     }
 }
 
-/// The message about groups in a frame with these first bytes (256 are plenty, in private memory), whose head is
-/// `ethernet`. `None` for every other frame, and for what its receivers would ignore.
+/// The message about groups in a frame with these first bytes (all or at least 112, 256 are plenty, in private memory), whose head is
+/// `ethernet` and of which the switch reads `tags` VLAN tags: 0 or 1. `None` for every other frame, and for what its
+/// receivers would ignore.
 #[must_use]
-pub fn parse<'f>(ethernet: &EthernetHead, bytes: &'f [u8]) -> Option<Message<'f>> {
+pub fn parse<'f>(ethernet: &EthernetHead, bytes: &'f [u8], tags: usize) -> Option<Message<'f>> {
     // One comparison for nearly every frame.
     if !ethernet.dst.is_multicast() || ethernet.dst.is_broadcast() {
         return None;
     }
-    let payload = payload(bytes)?;
+    let payload = payload_behind(bytes, tags)?;
+    let is_cut = bytes.len() >= SEEN_MIN;
     match payload.ethertype {
         ETHERTYPE_IPV4 => {
             let packet = Ipv4::parse(payload.bytes)?;
             let is_sound = !packet.fragment && ethernet.dst == group_mac(IpAddr::V4(packet.destination));
             match packet.protocol {
-                PROTOCOL_IGMP if is_sound => parse_igmp(&packet),
+                PROTOCOL_IGMP if is_sound => parse_igmp(&packet, is_cut),
                 PROTOCOL_PIM if is_sound && packet.destination == ALL_PIM => {
                     let message = packet.message;
                     parse_pim(message, || ones_sum(message.bytes))
@@ -188,7 +197,7 @@ pub fn parse<'f>(ethernet: &EthernetHead, bytes: &'f [u8]) -> Option<Message<'f>
                 return None;
             }
             match protocol {
-                PROTOCOL_ICMPV6 => parse_mld(&packet, message),
+                PROTOCOL_ICMPV6 => parse_mld(&packet, message, is_cut),
                 PROTOCOL_PIM if packet.destination == ALL_PIM_V6 && packet.source.is_unicast_link_local() => {
                     let sum =
                         || ones_sum_ipv6(packet.source, packet.destination, PROTOCOL_PIM, message.bytes);
@@ -207,10 +216,15 @@ fn parse_pim(message: Upper<'_>, sum: impl Fn() -> u16) -> Option<Message<'stati
     is_hello.then_some(Message::RouterSeen)
 }
 
-fn parse_igmp<'f>(packet: &Ipv4<'f>) -> Option<Message<'f>> {
-    let Upper { bytes, whole } = packet.message;
+/// Whether a message has a right checksum, or is a report that goes on in a frame which was cut.
+fn is_believed(message: Upper<'_>, is_cut: bool, is_report: bool, sum: impl Fn() -> u16) -> bool {
+    if message.whole { sum() == 0xffff } else { is_report && is_cut && message.promised }
+}
+
+fn parse_igmp<'f>(packet: &Ipv4<'f>, is_cut: bool) -> Option<Message<'f>> {
+    let Upper { bytes, whole, .. } = packet.message;
     let [kind, code, _, _, g0, g1, g2, g3] = *bytes.first_chunk::<8>()?;
-    if whole && ones_sum(bytes) != 0xffff || !whole && kind != 0x22 {
+    if !is_believed(packet.message, is_cut, kind == 0x22, || ones_sum(bytes)) {
         return None;
     }
     let (group, to) = (Ipv4Addr::new(g0, g1, g2, g3), packet.destination);
@@ -253,14 +267,14 @@ fn parse_igmp_query(packet: &Ipv4<'_>, code: u8, group: Ipv4Addr) -> Option<Quer
     })
 }
 
-fn parse_mld<'f>(packet: &Ipv6<'f>, message: Upper<'f>) -> Option<Message<'f>> {
-    let Upper { bytes, whole } = message;
+fn parse_mld<'f>(packet: &Ipv6<'f>, message: Upper<'f>, is_cut: bool) -> Option<Message<'f>> {
+    let Upper { bytes, whole, .. } = message;
     let [kind, _, _, _, r0, r1, n0, n1] = *bytes.first_chunk::<8>()?;
     let from_router = packet.source.is_unicast_link_local();
     // Hosts report before they have an address (RFC 3590).
     let from_host = from_router || packet.source.is_unspecified();
-    if whole && ones_sum_ipv6(packet.source, packet.destination, PROTOCOL_ICMPV6, bytes) != 0xffff
-        || !whole && kind != 143
+    let sum = || ones_sum_ipv6(packet.source, packet.destination, PROTOCOL_ICMPV6, bytes);
+    if !is_believed(message, is_cut, kind == 143, sum)
         || packet.hop_limit != 1
         || !packet.alerts_mld
         || !from_host

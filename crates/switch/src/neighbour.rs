@@ -11,12 +11,14 @@
 //! * a request to one station, by which the sender finds out whether that one still lives;
 //! * gratuitous ARP, and a probe or duplicate address detection (RFC 5227, RFC 4862), which the station must hear;
 //! * whatever a receiver has to ignore: a solicitation with a wrong hop limit, code, checksum or group, in a fragment
-//!   or cut (RFC 4861 §7.1.1), and anything whose sender claims another MAC address than the frame's source.
+//!   or cut (RFC 4861 §7.1.1), and anything whose sender claims another MAC address than the frame's source;
+//! * what stands behind a tag that the switch does not read: it asks in another network, whose addresses the switch does
+//!   not know.
 
 use crate::frame::EthernetHead;
 use crate::packet::{
     Arp, Discovery, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ipv6, Ipv6Upper, NEIGHBOUR_ADVERTISEMENT,
-    NEIGHBOUR_SOLICITATION, PROTOCOL_ICMPV6, Payload, group_mac, ones_sum_ipv6, payload,
+    NEIGHBOUR_SOLICITATION, OWN_TAGS_MAX, PROTOCOL_ICMPV6, Payload, group_mac, ones_sum_ipv6, payload_behind,
     solicited_node_group,
 };
 use crate::types::UnicastMac;
@@ -25,8 +27,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the longest answer: a neighbour advertisement behind two VLAN tags.
-pub const ANSWER_MAX: usize = 14 + 2 * 4 + 40 + ADVERTISEMENT_SIZE;
+/// Bytes of the longest answer: a neighbour advertisement behind a VLAN tag.
+pub const ANSWER_MAX: usize = 14 + OWN_TAGS_MAX * 4 + 40 + ADVERTISEMENT_SIZE;
 
 /// Bytes of a neighbour advertisement with a target link-layer option (RFC 4861 §4.4).
 const ADVERTISEMENT_SIZE: usize = 32;
@@ -42,34 +44,35 @@ enum Question {
 }
 
 /// The address that a frame asks everybody for. `bytes` are its first ones (256 are plenty) in private memory,
-/// `ethernet` is its head. `None` for every other frame; the module's head says which those are.
+/// `ethernet` is its head, `tags` says how many VLAN tags of it the switch reads: 0 or 1. `None` for every other frame; the
+/// module's head says which those are.
 ///
 /// RFC 826, RFC 4861 §7.2.
 #[must_use]
-pub fn question(ethernet: &EthernetHead, bytes: &[u8]) -> Option<IpAddr> {
+pub fn question(ethernet: &EthernetHead, bytes: &[u8], tags: usize) -> Option<IpAddr> {
     // One comparison for nearly every frame.
     if !ethernet.dst.is_multicast() {
         return None;
     }
-    match read(ethernet, &payload(bytes)?)? {
+    match read(ethernet, &payload_behind(bytes, tags)?)? {
         Question::Arp { target, .. } => Some(IpAddr::V4(target)),
         Question::Solicitation { target, .. } => Some(IpAddr::V6(target)),
     }
 }
 
 /// Writes the answer "that address is at `mac`" to the question that `bytes` begin with, and says how long it is: a
-/// whole Ethernet frame for the port that the question came from, with the question's VLAN tags. `None` if there is no
-/// question.
+/// whole Ethernet frame for the port that the question came from, with the question's VLAN tag. `tags` is as for
+/// [`question`]. `None` if there is no question.
 ///
 /// The answer to ARP is a reply, the one to a solicitation a solicited advertisement that overrides what the asking
 /// station knows (RFC 4861 §7.2.4). It does not claim that the station is a router.
 #[must_use]
-pub fn answer(bytes: &[u8], mac: UnicastMac, out: &mut [u8; ANSWER_MAX]) -> Option<usize> {
+pub fn answer(bytes: &[u8], tags: usize, mac: UnicastMac, out: &mut [u8; ANSWER_MAX]) -> Option<usize> {
     let ethernet = EthernetHead::parse(bytes).ok()?;
     if !ethernet.dst.is_multicast() {
         return None;
     }
-    let payload = payload(bytes)?;
+    let payload = payload_behind(bytes, tags)?;
     let question = read(&ethernet, &payload)?;
     let mut frame = Writer { out, size: 0 };
     frame.put(&ethernet.src.0)?;

@@ -7,7 +7,8 @@
 //! `None` or [`Ipv6Upper::Hidden`], never a guess, so that each caller says by itself what it makes of that.
 //!
 //! A length in a header only ever shortens what is read. [`Message::whole`] tells whether all that the header
-//! promises is there; where the header gives no length (0, as in very large segments) it is not known to be.
+//! promises is there; where the header gives no length (0, as in very large segments) it is not known to be, and
+//! [`Message::promised`] is false.
 
 use crate::frame::is_vlan_tag;
 use crate::types::MacAddr;
@@ -36,6 +37,8 @@ pub(crate) const REDIRECT: u8 = 137;
 
 /// VLAN tags that are looked behind.
 const VLAN_TAGS_MAX: usize = 2;
+/// VLAN tags that a switch reads of a frame. What is behind more of them is none of its business.
+pub(crate) const OWN_TAGS_MAX: usize = 1;
 /// IPv6 extension headers that are looked behind.
 const EXTENSIONS_MAX: usize = 8;
 /// Where the first tag or the ethertype stands.
@@ -66,6 +69,13 @@ pub(crate) fn payload(frame: &[u8]) -> Option<Payload<'_>> {
         rest = bytes.get(2..)?;
     }
     None
+}
+
+/// The payload behind the `tags` tags that the switch reads of the frame, which are [`OWN_TAGS_MAX`] at most. `None` if
+/// there are fewer or more: the frames of a network in tags that the switch does not know are no concern of its own.
+#[inline]
+pub(crate) fn payload_behind(frame: &[u8], tags: usize) -> Option<Payload<'_>> {
+    payload(frame).filter(|payload| tags <= OWN_TAGS_MAX && payload.tags.len() == tags * 4)
 }
 
 /// An ARP or RARP message about IPv4 on Ethernet (RFC 826, RFC 903).
@@ -108,13 +118,18 @@ pub(crate) struct Message<'f> {
     pub(crate) bytes: &'f [u8],
     /// True if these are all of them.
     pub(crate) whole: bool,
+    /// True if the IP header gives a length.
+    pub(crate) promised: bool,
 }
 
 impl<'f> Message<'f> {
     fn new(bytes: &'f [u8], size: Option<usize>) -> Self {
         match size {
-            Some(size) => Self { bytes: bytes.get(..size).unwrap_or(bytes), whole: size <= bytes.len() },
-            None => Self { bytes, whole: false },
+            Some(size) => {
+                let whole = size <= bytes.len();
+                Self { bytes: bytes.get(..size).unwrap_or(bytes), whole, promised: true }
+            }
+            None => Self { bytes, whole: false, promised: false },
         }
     }
 }
@@ -224,7 +239,7 @@ fn upper_of_ipv6(first: u8, behind: Message<'_>) -> Ipv6Upper<'_> {
                 Some(8)
             }
             _ => {
-                let message = Message { bytes: rest, whole: behind.whole };
+                let message = Message { bytes: rest, ..behind };
                 return Ipv6Upper::Message { protocol, message, fragment };
             }
         };
@@ -408,6 +423,10 @@ mod tests {
             assert_eq!((payload.ethertype, payload.tags.len(), payload.bytes), (0x0800, 4 * tags, &[9][..]));
         }
         assert!(payload(&tagged(3)).is_none());
+        for (tags, own) in (0..4).flat_map(|tags| (0..4).map(move |own| (tags, own))) {
+            let read = payload_behind(&tagged(tags), own).is_some();
+            assert_eq!(read, tags == own && own <= OWN_TAGS_MAX, "{own} of {tags} tags");
+        }
         assert!(payload(&tagged(1)[..17]).is_none());
     }
 

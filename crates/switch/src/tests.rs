@@ -539,11 +539,52 @@ fn with_snooping_groups_go_where_their_listeners_are() {
     assert_eq!(explanation.outputs, [(A, Form::AsIs), (C, Form::AsIs)]);
     assert_eq!(explanation.refused.len(), 2);
     bridge.remove_port(A).unwrap();
-    assert_eq!(decide_bytes(&bridge, C, &data(3), at(20)).verdict, dropped(DropReason::NoReceiver));
-    // A port that may not be a router is not made one by a query.
+    // Nobody asks any more: groups go to all that take them.
+    assert_eq!(reached(&bridge, C, &data(3), at(20)), [B, D]);
+    // A port that may not be a router is not made one by a query, and nobody hears it: the real querier would fall silent.
     bridge.set_port(B, PortSettings { multicast_router: false, ..settings() }).unwrap();
-    let _ = decide_bytes(&bridge, B, &query, at(21));
+    assert_eq!(decide_bytes(&bridge, B, &query, at(21)).verdict, dropped(DropReason::MulticastRouter));
     assert!(bridge.routers(at(21)).is_empty());
+}
+
+#[test]
+fn mac_control_stays_on_its_link_whatever_its_address() {
+    let bridge = bridge(&[A, B]);
+    let mut pause = Sketch { src: mac(1).into(), dst: mac(2).into(), vid: None }.bytes();
+    pause[12..14].copy_from_slice(&[0x88, 0x08]);
+    assert_eq!(decide_bytes(&bridge, A, &pause, at(0)).verdict, dropped(DropReason::LinkLocal));
+    assert_eq!(unwrap_learned(&bridge, A), 0);
+}
+
+#[test]
+fn a_second_tag_of_the_same_kind_is_no_way_into_another_vlan() {
+    let trunk = PortVlans::trunk([vlan(5)], Some(vlan(1)));
+    let bridge = vlan_bridge(Tagging::Customer, &[(A, PortVlans::access(vlan(1))), (B, trunk)]);
+    let twice = |outer: u8, kind: [u8; 2]| {
+        let plain = Sketch { src: mac(1).into(), dst: MacAddr::BROADCAST, vid: None }.bytes();
+        [&plain[..12], &[0x81, 0, 0, outer], &kind, &[0, 5], &plain[12..]].concat()
+    };
+    for outer in [0, 1] {
+        let verdict = decide_bytes(&bridge, A, &twice(outer, [0x81, 0]), at(0)).verdict;
+        assert_eq!(verdict, dropped(DropReason::Vlan), "outer tag {outer}");
+        assert_eq!(reached(&bridge, A, &twice(outer, [0x88, 0xa8]), at(0)), [B], "the other kind is payload");
+    }
+}
+
+#[test]
+fn a_frame_that_will_be_segmented_counts_as_many() {
+    let bridge = bridge(&[A, B]);
+    let rates = Rates { broadcast: Some(1000), ..Rates::default() };
+    bridge.set_port(A, PortSettings { rates, ..settings() }).unwrap();
+    let bytes = Sketch { src: mac(1).into(), dst: MacAddr::BROADCAST, vid: None }.bytes();
+    let passes = |units: u32, millis: u64| {
+        let head = Head { units, ..Head::parse(&bytes).unwrap() };
+        let now = Now::from_millis(50_000 + millis);
+        bridge.view().decide(A, &head, now).verdict == Verdict::Flood
+    };
+    assert!(passes(1000, 0));
+    assert!(!passes(1, 500), "it is paid for by a second of silence");
+    assert!(passes(1, 1000));
 }
 
 #[test]

@@ -265,6 +265,8 @@ pub enum DropReason {
     SamePort,
     /// No other port of the switch takes the frame.
     NoReceiver,
+    /// A multicast query or a router's hello from a port that may not route.
+    MulticastRouter,
     /// The port the frame came from has left the switch.
     IngressRemoved,
     /// The port it came from, or the one it would leave by, is disabled or was shut by its guard.
@@ -320,12 +322,13 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, at its own index.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidSource,
         Self::SourceTaken,
         Self::LinkLocal,
         Self::SamePort,
         Self::NoReceiver,
+        Self::MulticastRouter,
         Self::IngressRemoved,
         Self::PortShut,
         Self::Guard,
@@ -368,6 +371,7 @@ impl DropReason {
             Self::LinkLocal => "link-local",
             Self::SamePort => "same-port",
             Self::NoReceiver => "no-receiver",
+            Self::MulticastRouter => "multicast-router",
             Self::IngressRemoved => "ingress-removed",
             Self::PortShut => "port-shut",
             Self::Guard => "guard",

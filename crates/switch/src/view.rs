@@ -9,9 +9,10 @@
 //! 1. *Port.* The port is on the switch (`ingress-removed`), enabled and not shut (`port-shut`). The source must name
 //!    one station (`invalid-source`).
 //! 2. *Link-local groups* 01:80:c2:00:00:0X. 0 (spanning tree) shuts a port with a guard (`guard`). 1 (pause) is never
-//!    forwarded, others as the port's [`crate::PortSettings::link_local`] says (`link-local`).
+//!    forwarded, nor is MAC control to any address; others as the port's [`crate::PortSettings::link_local`] says
+//!    (`link-local`).
 //! 3. *VLAN.* The frame's tag, or else the port's native VLAN, must be one of the port's (`vlan`). A tag of the kind that
-//!    the switch does not read is payload.
+//!    the switch does not read is payload; two tags of the kind that it reads are refused.
 //! 4. *Source.* The port's allowed sources (`source-mac`, `source-address`); a static entry for it at another port
 //!    (`source-taken`); on a locked port, an entry that has not aged at this very port (`locked`). A link-local group
 //!    that is forwarded is no exception, nor is it in Linux.
@@ -36,7 +37,7 @@ use arc_swap::Guard;
 use crate::bridge::Bridge;
 use crate::fdb::Station;
 use crate::frame::{Head, Tagging};
-use crate::groups::{GroupTable, Membership, Observed, Trust};
+use crate::groups::{Arrival, GroupTable, Membership, Observed, Trust};
 use crate::multicast::{self, Message};
 use crate::neighbour::{self, ANSWER_MAX};
 use crate::reach::Reach;
@@ -225,7 +226,9 @@ impl<'b> View<'b> {
         let dst = head.ethernet.dst;
         let members = match (decision.audience, &self.groups) {
             (Audience::Listeners, Some(groups)) => groups.listeners(decision.vlan, dst, now),
-            (Audience::Routers, Some(groups)) => groups.routers(decision.vlan, dst, now),
+            (Audience::Routers, Some(groups)) => {
+                groups.routers(decision.vlan, dst, now, |port| self.can_receive(port, decision.vlan))
+            }
             _ => Membership::Flood,
         };
         self.reach_of(&self.ingress(in_port, now), decision.vlan, class_of(dst), members)
@@ -246,9 +249,9 @@ impl<'b> View<'b> {
     /// question, whatever [`Self::form`] says. `None` if the frame is no question that the switch can answer.
     #[must_use]
     pub fn answer(&self, head: &Head<'_>, decision: &Decision, out: &mut [u8; ANSWER_MAX]) -> Option<usize> {
-        let address = neighbour::question(&head.ethernet, head.bytes)?;
+        let address = neighbour::question(&head.ethernet, head.bytes, self.tags(head))?;
         let (mac, _) = self.table.neighbour(decision.vlan, address)?;
-        neighbour::answer(head.bytes, mac, out)
+        neighbour::answer(head.bytes, self.tags(head), mac, out)
     }
 
     #[inline]
@@ -354,6 +357,7 @@ impl<'b> View<'b> {
         let Admitted { vlan, is_link_local, .. } = admitted;
         let dst = head.ethernet.dst;
         let class = class_of(dst);
+        let refused = |reason| Decision::drop_in(vlan, reason);
         if self.table.has_neighbours()
             && !is_link_local
             && let Some((address, port)) = self.question(ingress, head, vlan)
@@ -361,13 +365,18 @@ impl<'b> View<'b> {
             witness.note("neighbour", true, || format!("asks for {address} at port {port}: answered"));
             return Decision { verdict: Verdict::Answer, vlan, audience: Audience::Class };
         }
-        let (audience, members) = match (&self.bridge.groups, &self.groups) {
-            (Some(_), Some(table)) if class == Class::Multicast && !is_link_local => {
-                self.snoop(ingress, head, vlan, table, witness)
-            }
+        let snoops = self.bridge.groups.is_some() && class == Class::Multicast && !is_link_local;
+        // What a guest may make the groups do is bounded by its rate as well.
+        if snoops && let Err(reason) = self.charge(ingress, head, class, witness) {
+            return refused(reason);
+        }
+        let (audience, members) = match &self.groups {
+            Some(table) if snoops => match self.snoop(ingress, head, vlan, table, witness) {
+                Ok(found) => found,
+                Err(reason) => return refused(reason),
+            },
             _ => (Audience::Class, Membership::Flood),
         };
-        let refused = |reason| Decision::drop_in(vlan, reason);
         let anyone = match members {
             Membership::Flood => self.table.any_takes(class, vlan, ingress.slot),
             Membership::Listeners(ports) => {
@@ -386,22 +395,47 @@ impl<'b> View<'b> {
         if !anyone {
             return refused(DropReason::NoReceiver);
         }
-        if ingress.has(Flags::METERED)
-            && let Some((rate, meter)) = ingress.entry().and_then(|entry| entry.meter(class))
-        {
-            let within = if W::ACTS { rate.take(meter, ingress.now) } else { rate.has(meter, ingress.now) };
-            witness.note("rate", within, || {
-                format!("the port is {} its rate", if within { "within" } else { "above" })
-            });
-            if !within {
-                return refused(match class {
-                    Class::Unicast => DropReason::UnicastRate,
-                    Class::Broadcast => DropReason::BroadcastRate,
-                    Class::Multicast => DropReason::MulticastRate,
-                });
-            }
+        if !snoops && let Err(reason) = self.charge(ingress, head, class, witness) {
+            return refused(reason);
         }
         Decision { verdict: Verdict::Flood, vlan, audience }
+    }
+
+    /// Takes the frame's share of what the port may send to many.
+    fn charge<W: Witness>(
+        &self,
+        ingress: &Ingress<'_, false>,
+        head: &Head<'_>,
+        class: Class,
+        witness: &mut W,
+    ) -> Result<(), DropReason> {
+        if !ingress.has(Flags::METERED) {
+            return Ok(());
+        }
+        let Some((rate, meter)) = ingress.entry().and_then(|entry| entry.meter(class)) else { return Ok(()) };
+        let units = head.units;
+        let within =
+            if W::ACTS { rate.take(meter, ingress.now, units) } else { rate.has(meter, ingress.now, units) };
+        witness.note("rate", within, || {
+            format!("the port is {} its rate", if within { "within" } else { "above" })
+        });
+        match class {
+            _ if within => Ok(()),
+            Class::Unicast => Err(DropReason::UnicastRate),
+            Class::Broadcast => Err(DropReason::BroadcastRate),
+            Class::Multicast => Err(DropReason::MulticastRate),
+        }
+    }
+
+    /// Tags of a frame that the switch reads: none or one. What is behind them is payload.
+    fn tags(&self, head: &Head<'_>) -> usize {
+        usize::from(self.tagging.is_some_and(|tagging| head.ethernet.is_tagged(tagging)))
+    }
+
+    /// Whether a port can receive frames of a VLAN at all.
+    fn can_receive(&self, port: PortId, vlan: Option<Vlan>) -> bool {
+        let slot = self.table.slot(port);
+        slot.flags.has(Flags::MEMBER) && slot.flags.has(Flags::OPEN) && slot.carries(vlan)
     }
 
     /// The station that a frame asks for, if the switch answers in its place: the asking port could reach it, and is
@@ -412,7 +446,7 @@ impl<'b> View<'b> {
         head: &Head<'_>,
         vlan: Option<Vlan>,
     ) -> Option<(IpAddr, PortId)> {
-        let address = neighbour::question(&head.ethernet, head.bytes)?;
+        let address = neighbour::question(&head.ethernet, head.bytes, self.tags(head))?;
         let (_, port) = self.table.neighbour(vlan, address)?;
         let reachable = port != ingress.port && self.leave_by(ingress, port, vlan) == Verdict::Unicast(port);
         reachable.then_some((address, port))
@@ -426,20 +460,23 @@ impl<'b> View<'b> {
         vlan: Option<Vlan>,
         table: &'v GroupTable,
         witness: &mut W,
-    ) -> (Audience, Membership<'v>) {
+    ) -> Result<(Audience, Membership<'v>), DropReason> {
         let (Some(groups), Some(entry)) = (&self.bridge.groups, ingress.entry()) else {
-            return (Audience::Class, Membership::Flood);
+            return Ok((Audience::Class, Membership::Flood));
         };
-        let (ethernet, settings) = (&head.ethernet, &entry.settings);
+        let (ethernet, settings, tags) = (&head.ethernet, &entry.settings, self.tags(head));
         let observed = if W::ACTS {
-            let trust = Trust {
-                fast_leave: settings.fast_leave,
-                groups_max: settings.groups_max,
-                may_route: settings.multicast_router,
+            let arrival = Arrival { port: ingress.port, vlan, tags, now: ingress.now };
+            // The port may have left, or changed, since this view was taken.
+            let current = || {
+                let table = self.bridge.table.load();
+                let slot = table.slot(ingress.port);
+                let same = slot.entry.as_ref().filter(|now| Arc::ptr_eq(&now.state, &entry.state));
+                same.filter(|_| slot.carries(vlan)).map(|now| Trust::of(&now.settings))
             };
-            groups.observe(ingress.port, vlan, ethernet, head.bytes, ingress.now, trust)
+            groups.observe(arrival, head, Trust::of(settings), current)
         } else {
-            match multicast::parse(ethernet, head.bytes) {
+            match multicast::parse(ethernet, head.bytes, tags) {
                 None => Observed::NotControl,
                 Some(Message::Query(_)) => Observed::Query,
                 Some(Message::Report(_)) => Observed::Report,
@@ -447,10 +484,15 @@ impl<'b> View<'b> {
                 Some(Message::RouterSeen) => Observed::Other,
             }
         };
+        if !settings.multicast_router && matches!(observed, Observed::Query | Observed::Other) {
+            witness.note("snooping", false, || "a query or a router's hello: the port may not route".into());
+            return Err(DropReason::MulticastRouter);
+        }
         let (audience, members) = match observed {
             Observed::Query => (Audience::Class, Membership::Flood),
             Observed::Report | Observed::Leave => {
-                (Audience::Routers, table.routers(vlan, ethernet.dst, ingress.now))
+                let can_receive = |port| self.can_receive(port, vlan);
+                (Audience::Routers, table.routers(vlan, ethernet.dst, ingress.now, can_receive))
             }
             Observed::NotControl | Observed::Other => {
                 (Audience::Listeners, table.listeners(vlan, ethernet.dst, ingress.now))
@@ -460,7 +502,7 @@ impl<'b> View<'b> {
             Membership::Flood => "goes to all ports that take groups".into(),
             Membership::Listeners(_) => "goes to ports with listeners or routers only".into(),
         });
-        (audience, members)
+        Ok((audience, members))
     }
 
     #[inline]

@@ -51,6 +51,18 @@ impl<'a> Frame<'a> {
         self.len
     }
 
+    /// Frames that it becomes where a receiver does not take its segmentation; 1 for a frame without.
+    #[inline]
+    pub fn segments(&self) -> u32 {
+        match self.offload {
+            Offload::Segment(segmentation) => {
+                let payload = self.len.saturating_sub(segmentation.header_len.into());
+                payload.div_ceil(segmentation.size.max(1).into()).max(1)
+            }
+            _ => 1,
+        }
+    }
+
     /// What is not in [`head`](Self::head): a list of runs, and how many of its first bytes are not part of the
     /// frame's rest. For a caller that hands the frame to the kernel without a copy.
     #[inline]
@@ -80,6 +92,19 @@ mod tests {
         assert_eq!(frame.copy_to(&mut out), 7);
         assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 0, 0, 0]);
         assert_eq!(frame.copy_to(&mut out[..2]), 2);
+    }
+
+    #[test]
+    fn a_segmentation_tells_how_many_frames_it_becomes() {
+        use super::super::offload::{SegmentKind, Segmentation};
+        let bytes = [0; 54 + 2001];
+        let of = |size| {
+            let segmentation =
+                Segmentation { kind: SegmentKind::Tcp4, ecn: false, size, header_len: 54, transport_at: 34 };
+            Frame::private(&bytes, Offload::Segment(segmentation)).segments()
+        };
+        assert_eq!((of(1000), of(2001), of(48)), (3, 1, 42));
+        assert_eq!(Frame::private(&bytes, Offload::None).segments(), 1);
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Deliverer {
         for frame in frames {
             // `open` has refused runts, so the head always parses.
             let Ok(head) = Head::parse(frame.head()) else { continue };
-            heads.push(head);
+            heads.push(Head { units: frame.segments(), ..head });
             bytes += u64::from(frame.len());
             if let Some((guest, pair)) = steering {
                 guest.steer(flow_hash(frame.head(), self.seed), pair);
@@ -384,5 +384,5 @@ pub(super) fn recycle_frames<'b>(mut frames: Vec<Frame<'_>>) -> Vec<Frame<'b>> {
 /// As [`recycle_frames`].
 fn recycle_heads<'b>(mut heads: Vec<Head<'_>>) -> Vec<Head<'b>> {
     heads.clear();
-    heads.into_iter().map(|head| Head { ethernet: head.ethernet, bytes: &[] }).collect()
+    heads.into_iter().map(|head| Head { ethernet: head.ethernet, bytes: &[], units: head.units }).collect()
 }

@@ -1,16 +1,19 @@
 //! One version of what is known of groups, as readers see it. The head of [`super`] tells how versions follow each other.
 
+use super::counts::Counts;
 use super::deadline::Deadline;
-use super::{Arrival, GROUPS_MAX, GroupEntry, LAST_MEMBER_MS, MEMBERSHIP_MS, QuerierEntry, RouterEntry};
+use super::presence::Presence;
+use super::{
+    Arrival, GROUPS_MAX, GroupEntry, LAST_MEMBER_MS, MEMBERSHIP_MS, QuerierEntry, RouterEntry, Trust,
+};
 use crate::hash::{derive_key, folded_multiply};
-use crate::multicast::{Query, Report};
+use crate::multicast::Report;
 use crate::packet::group_mac;
 use crate::types::{MacAddr, Now, PortId, Vlan};
-use parking_lot::Mutex;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Parts of the table that are copied separately.
 pub(super) const SHARDS: usize = 64;
@@ -83,7 +86,46 @@ pub(super) enum Role {
     Wide,
 }
 
-const ROLES: usize = 3;
+impl Role {
+    const ALL: [Self; 3] = [Self::Router, Self::Querier, Self::Wide];
+
+    /// Whether a port that is believed so much may have the role.
+    pub(super) fn is_open_to(self, trust: Trust) -> bool {
+        match self {
+            Self::Router | Self::Querier => trust.may_route,
+            Self::Wide => trust.may_be_wide,
+        }
+    }
+}
+
+/// What a deadline in the table is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) port: PortId,
+    pub(super) vlan: Option<Vlan>,
+    /// `None`: the port listens to a group.
+    pub(super) role: Option<Role>,
+}
+
+/// What became of a report about one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refreshed {
+    /// The port listens still.
+    Done,
+    /// It is about to be taken out of the table, and counted no more.
+    Buried,
+    /// It is not in the table.
+    Missing,
+}
+
+/// What a report needs that the table has not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shortage {
+    /// Groups that may be entered.
+    pub(super) enters: bool,
+    /// Groups that the switch has no room for.
+    pub(super) overflow: Option<Family>,
+}
 
 /// Ports in order, each with what is known of it.
 type ByPort<T> = Vec<(PortId, Arc<T>)>;
@@ -140,70 +182,12 @@ fn ahead<T: Ends>(ports: &[(PortId, Arc<T>)], now: Now) -> impl Iterator<Item = 
 /// Groups of one shard, in order of their keys.
 type Shard = Vec<(GroupKey, Arc<ByPort<Listener>>)>;
 
-/// Whether somebody asks for listeners, in one VLAN and family. Outlives all versions of the table.
-#[derive(Debug)]
-pub(super) struct Presence {
-    /// From when on the table is complete.
-    since: AtomicU64,
-    /// Until when the querier is known, as far as nobody hears it again.
-    until: AtomicU64,
-    /// How long a report holds.
-    membership_ms: AtomicU64,
-    /// For people to see.
-    elected: Mutex<Option<(IpAddr, PortId)>>,
-}
-
-impl Presence {
-    fn new() -> Self {
-        Self {
-            since: AtomicU64::new(u64::MAX),
-            until: AtomicU64::new(0),
-            membership_ms: AtomicU64::new(MEMBERSHIP_MS),
-            elected: Mutex::new(None),
-        }
-    }
-
-    /// Milliseconds for which it is known, and whether the table is complete.
-    #[inline]
-    fn known(&self, now: Now) -> Option<(u64, bool)> {
-        let now = now.as_millis();
-        // Whoever sees this sees the beginning that belongs to it, or a later one.
-        let left = self.until.load(Acquire).saturating_sub(now);
-        (left > 0).then(|| (left, self.since.load(Relaxed) <= now))
-    }
-
-    /// Notes a general query.
-    pub(super) fn heard(&self, arrival: Arrival, query: &Query, known_ms: u64, membership_ms: u64) {
-        let now = arrival.now.as_millis();
-        let answered = now.saturating_add(u64::from(query.max_response_ms));
-        let is_known = self.known(arrival.now).is_some();
-        if is_known {
-            self.since.fetch_min(answered, Relaxed);
-            self.membership_ms.fetch_max(membership_ms, Relaxed);
-        } else {
-            self.since.store(answered, Relaxed);
-            self.membership_ms.store(membership_ms, Relaxed);
-        }
-        self.until.fetch_max(now.saturating_add(known_ms), Release);
-        // Only shown: whoever finds it locked is about to be heard again.
-        if let Some(mut elected) = self.elected.try_lock() {
-            let wins = elected.is_none_or(|(address, port)| {
-                let is_lower = address.is_unspecified() || query.source < address;
-                !is_known || port == arrival.port || is_lower && !query.source.is_unspecified()
-            });
-            if wins {
-                *elected = Some((query.source, arrival.port));
-            }
-        }
-    }
-}
-
 /// What is known of one family in one VLAN, listeners apart.
 #[derive(Clone, Debug)]
 struct Scene {
     presence: Arc<Presence>,
     /// By [`Role`].
-    seats: [Seats; ROLES],
+    seats: [Seats; Role::ALL.len()],
 }
 
 impl Scene {
@@ -314,16 +298,24 @@ impl GroupTable {
     }
 
     /// Who gets a report or a leave that was sent to `to`: whoever evaluates them, or everyone if no such port is
-    /// known.
+    /// known that `can_receive` frames of the VLAN. Others may be among the listeners, and the ingress port.
     #[must_use]
-    pub fn routers(&self, vlan: Option<Vlan>, to: MacAddr, now: Now) -> Membership<'_> {
+    pub fn routers(
+        &self,
+        vlan: Option<Vlan>,
+        to: MacAddr,
+        now: Now,
+        can_receive: impl Fn(PortId) -> bool,
+    ) -> Membership<'_> {
         let scene = Family::of_mac(to).and_then(|family| self.scene(vlan, family));
         let receivers = scene.map(|scene| Listeners {
             listeners: &[],
             seats: [scene.seats(Role::Router), scene.seats(Role::Querier)],
             now,
         });
-        receivers.filter(|receivers| !receivers.is_empty()).map_or(Membership::Flood, Membership::Listeners)
+        receivers
+            .filter(|receivers| receivers.iter().any(can_receive))
+            .map_or(Membership::Flood, Membership::Listeners)
     }
 
     #[inline]
@@ -349,30 +341,48 @@ impl GroupTable {
         self.scene(vlan, family).map(|scene| &*scene.presence)
     }
 
-    /// Refreshes the listeners that a report names, and carries out its leaves. False if listeners are missing.
-    pub(super) fn apply(&self, arrival: Arrival, report: &Report<'_>, fast_leave: bool) -> bool {
-        let mut is_complete = true;
+    /// Refreshes the listeners that a report names, and carries out its leaves. Says what is missing in the table and
+    /// may be entered: `counts` has the groups of each port.
+    pub(super) fn apply(
+        &self,
+        arrival: Arrival,
+        report: &Report<'_>,
+        trust: Trust,
+        counts: &Counts,
+    ) -> Shortage {
+        let mut shortage = Shortage::default();
         for record in report.clone() {
             let Some(key) = GroupKey::new(arrival.vlan, group_mac(record.group)) else { continue };
-            if record.listens {
-                is_complete &= self.refresh(arrival, key, record.group);
-            } else {
-                self.leave(arrival, record.group, fast_leave);
+            if !record.listens {
+                self.leave(arrival, record.group, trust.fast_leave);
+                continue;
+            }
+            match self.refresh(arrival, key, record.group) {
+                Refreshed::Done => {}
+                Refreshed::Buried => shortage.enters = true,
+                // The numbers are at least as new as this table: what was taken out is not counted.
+                Refreshed::Missing if counts.of(arrival.port) >= trust.groups_max => {}
+                Refreshed::Missing if self.is_full_for(key) => {
+                    shortage.overflow = Some(Family::of(record.group));
+                }
+                Refreshed::Missing => shortage.enters = true,
             }
         }
-        is_complete
+        shortage
     }
 
-    /// Notes that a port still listens; false if it is not in the table.
-    pub(super) fn refresh(&self, arrival: Arrival, key: GroupKey, address: IpAddr) -> bool {
+    /// Notes that a port still listens.
+    pub(super) fn refresh(&self, arrival: Arrival, key: GroupKey, address: IpAddr) -> Refreshed {
         let Some(listener) = self.group(key).and_then(|group| find(group, arrival.port)) else {
-            return false;
+            return Refreshed::Missing;
         };
-        let is_there = listener.until.extend(self.believed_until(arrival, address));
+        if !listener.until.extend(self.believed_until(arrival, address)) {
+            return Refreshed::Buried;
+        }
         if listener.address != address && !listener.has_aliases.load(Relaxed) {
             listener.has_aliases.store(true, Relaxed);
         }
-        is_there
+        Refreshed::Done
     }
 
     /// Notes that a port does not listen any more, unless it may listen to another group with this MAC address.
@@ -392,9 +402,8 @@ impl GroupTable {
     /// Until when a report that comes now is believed.
     fn believed_until(&self, arrival: Arrival, address: IpAddr) -> u64 {
         let presence = self.presence(arrival.vlan, Family::of(address));
-        let asked = presence.filter(|presence| presence.known(arrival.now).is_some());
-        let membership_ms = asked.map_or(MEMBERSHIP_MS, |presence| presence.membership_ms.load(Relaxed));
-        arrival.now.as_millis().saturating_add(membership_ms)
+        let asked = presence.and_then(|presence| presence.membership_ms(arrival.now));
+        arrival.now.as_millis().saturating_add(asked.unwrap_or(MEMBERSHIP_MS))
     }
 
     /// Notes that a port still has a role; false if it is not in the table.
@@ -451,8 +460,8 @@ impl GroupTable {
     /// True if something is over and may be taken out.
     pub(super) fn has_ended(&self, now: Now) -> bool {
         let mut listeners = self.all_listeners().map(|(_, _, listener)| &listener.until);
-        let mut seats = self.all_seats().map(|(.., seat)| seat);
-        listeners.any(|until| !until.is_ahead(now)) || seats.any(|until| !until.is_ahead(now))
+        let mut seats = self.all_scenes().flat_map(|(_, _, scene)| scene.seats.iter().flatten());
+        listeners.any(|until| !until.is_ahead(now)) || seats.any(|(_, until)| !until.is_ahead(now))
     }
 
     fn all_listeners(&self) -> impl Iterator<Item = (GroupKey, PortId, &Listener)> {
@@ -470,25 +479,20 @@ impl GroupTable {
         )
     }
 
-    fn all_seats(&self) -> impl Iterator<Item = (Option<Vlan>, Family, PortId, &Deadline)> {
-        self.all_scenes().flat_map(|(vlan, family, scene)| {
-            let seats = scene.seats.iter().flatten();
-            seats.map(move |(port, seat)| (vlan, family, *port, &**seat))
-        })
+    /// For each family of each VLAN in which something was ever heard: who asks.
+    pub(super) fn presences(&self) -> impl Iterator<Item = (Option<Vlan>, &Presence)> {
+        self.all_scenes().map(|(vlan, _, scene)| (vlan, &*scene.presence))
     }
 
     /// Takes out what `is_over` holds of. It is asked once for each listener and seat. `left` is told the port of each
     /// listener that goes.
-    pub(super) fn sweep(
-        &mut self,
-        is_over: impl Fn(PortId, &Deadline) -> bool,
-        mut left: impl FnMut(PortId),
-    ) {
+    pub(super) fn sweep(&mut self, is_over: impl Fn(Place, &Deadline) -> bool, mut left: impl FnMut(PortId)) {
         for shard in &mut self.shards {
             let mut gone = Vec::new();
             for (key, group) in shard.iter() {
+                let place = |port| Place { port, vlan: key.vlan(), role: None };
                 for (port, listener) in group.iter() {
-                    if is_over(*port, &listener.until) {
+                    if is_over(place(*port), &listener.until) {
                         gone.push((*key, *port));
                         left(*port);
                     }
@@ -508,16 +512,20 @@ impl GroupTable {
             shard.retain(|(_, group)| !group.is_empty());
             self.count = self.count.saturating_sub(before - shard.len());
         }
-        let has_seats_over = |scenes: &Scenes| {
+        let seats_over = |vlan, scenes: &Scenes| {
+            let by_role = scenes.iter().flat_map(|scene| Role::ALL.map(|role| (role, scene.seats(role))));
             let mut over = Vec::new();
-            for (index, seats) in scenes.iter().flat_map(|scene| &scene.seats).enumerate() {
-                over.extend(
-                    seats.iter().filter(|(port, seat)| is_over(*port, seat)).map(|(port, _)| (index, *port)),
-                );
+            for (index, (role, seats)) in by_role.enumerate() {
+                let place = |port| Place { port, vlan, role: Some(role) };
+                let seats = seats.iter().filter(|(port, seat)| is_over(place(*port), seat));
+                over.extend(seats.map(|(port, _)| (index, *port)));
             }
             over
         };
-        let over: Vec<_> = self.scenes.iter().map(|scenes| scenes.as_deref().map(has_seats_over)).collect();
+        let scenes = self.scenes.iter().enumerate();
+        let over: Vec<_> = scenes
+            .map(|(index, scenes)| Some(seats_over(Vlan::new(index as u16), scenes.as_deref()?)))
+            .collect();
         if over.iter().flatten().all(Vec::is_empty) {
             return;
         }
@@ -558,7 +566,7 @@ impl GroupTable {
     pub(super) fn querier_entries(&self, now: Now) -> Vec<QuerierEntry> {
         let queriers = self.all_scenes().filter_map(|(vlan, _, scene)| {
             let (expires_ms, active) = scene.presence.known(now)?;
-            let (address, port) = (*scene.presence.elected.lock())?;
+            let (address, port) = scene.presence.elected()?;
             Some(QuerierEntry { vlan, address, port, active, expires_ms })
         });
         queriers.collect()

@@ -4,15 +4,16 @@ use super::*;
 use crate::packet::frames::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::Barrier;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 const GROUP: &str = "239.1.2.3";
 /// Another group with the same MAC address.
 const ALIAS: &str = "239.129.2.3";
 const HOST: &str = "192.0.2.10";
 const HOST_V6: &str = "fe80::10";
-const TRUST: Trust = Trust { fast_leave: false, groups_max: 512, may_route: true };
+const TRUST: Trust = Trust { fast_leave: false, groups_max: 512, may_route: true, may_be_wide: true };
 const FAST: Trust = Trust { fast_leave: true, ..TRUST };
 const PORTS: std::ops::Range<u16> = 0..6;
 
@@ -88,8 +89,23 @@ impl Bench {
     }
 
     fn sees_as(&self, port: u16, frame: &[u8], trust: Trust) -> Observed {
-        let bytes = &frame[..frame.len().min(256)];
-        self.groups.observe(PortId(port), self.vlan, &head(frame), bytes, self.now, trust)
+        self.sees_while(port, frame, trust, || Some(trust))
+    }
+
+    /// The port is what `current` says while the frame is observed by a worker that knows it as `trust` says.
+    fn sees_while(
+        &self,
+        port: u16,
+        frame: &[u8],
+        trust: Trust,
+        current: impl Fn() -> Option<Trust>,
+    ) -> Observed {
+        let head = Head::parse(&frame[..frame.len().min(256)]).unwrap();
+        self.groups.observe(self.arrival(port), &head, trust, current)
+    }
+
+    fn arrival(&self, port: u16) -> Arrival {
+        Arrival { port: PortId(port), vlan: self.vlan, tags: 0, now: self.now }
     }
 
     fn pass(&mut self, millis: u64) {
@@ -101,7 +117,7 @@ impl Bench {
     }
 
     fn reported_to(&self, group: &str) -> Who {
-        who(self.groups.snapshot().routers(self.vlan, mac(group), self.now))
+        who(self.groups.snapshot().routers(self.vlan, mac(group), self.now, |_| true))
     }
 
     /// How often `act` made a new version.
@@ -285,7 +301,7 @@ fn what_ended_is_taken_out_and_may_come_back() {
     bench.pass(MEMBERSHIP_MS);
     bench.groups.age(bench.now);
     assert_eq!((bench.groups.entries(bench.now), bench.groups.routers(bench.now)), (vec![], vec![]));
-    assert_eq!(*bench.groups.writer.lock().count(PortId(1)), 0);
+    assert_eq!(bench.groups.counts.of(PortId(1)), 0);
     assert_eq!(bench.versions(|bench, _| bench.groups.age(bench.now), 3), 0, "nothing is left to end");
 }
 
@@ -357,14 +373,43 @@ fn when_the_table_is_full_a_port_gets_everything_rather_than_nothing() {
     assert_eq!((bench.who(GROUP), bench.groups.entries(bench.now)), (Some(vec![]), vec![]));
 }
 
-#[test]
-fn a_report_longer_than_what_is_seen_gets_everything() {
-    let bench = Bench::asked();
+/// A report of sixty groups, more than the first bytes of a frame hold.
+fn long_report() -> Vec<u8> {
     let groups: Vec<String> = (0..60).map(|group| format!("239.5.0.{group}")).collect();
     let records: Vec<_> = groups.iter().map(|group| (4, group.as_str(), 0)).collect();
-    bench.sees(1, &igmp_frame(HOST, "224.0.0.22", igmp3(&records)));
-    assert_eq!((bench.who("239.5.0.1"), bench.who("239.5.0.59")), (Some(vec![1]), Some(vec![1])));
+    igmp_frame(HOST, "224.0.0.22", igmp3(&records))
+}
+
+#[test]
+fn a_report_longer_than_what_is_seen_gets_everything_where_that_is_allowed() {
+    let bench = Bench::asked();
+    bench.sees(1, &long_report());
+    let trust = Trust { may_be_wide: false, groups_max: 5, ..TRUST };
+    bench.sees_as(2, &long_report(), trust);
+    assert_eq!((bench.who("239.5.0.1"), bench.who("239.5.0.59")), (Some(vec![1, 2]), Some(vec![1])));
+    let has = |entry: &&GroupEntry| entry.ports.contains(&PortId(2));
+    assert_eq!(bench.groups.entries(bench.now).iter().filter(has).count(), 5);
     assert_eq!(bench.reported_to(GROUP), Some(vec![5]));
+}
+
+/// A report that hides from its checksum behind a length of 0, or one that the frame has not, seats nobody.
+#[test]
+fn a_report_with_a_wrong_length_changes_nothing() {
+    let bench = Bench::asked();
+    let report = igmp_frame(HOST, "224.0.0.22", igmp3(&[(4, GROUP, 0)]));
+    bench.sees(4, &query(HOST_V6));
+    let report_v6 = mld_frame("::", "ff02::16", mld2(&[(4, "ff15::1:2", 0)]));
+    for (mut frame, place) in [(report, 16), (report_v6, 18)] {
+        for length in [[0, 0], [0, 200], [1, 200], [0xff, 0xff]] {
+            frame[place..place + 2].copy_from_slice(&length);
+            assert_eq!(bench.sees(1, &frame), Observed::NotControl, "{length:?}");
+        }
+    }
+    // Nor does the length 0 in a frame that was cut.
+    let mut long = long_report();
+    long[16..18].fill(0);
+    assert_eq!(bench.sees(1, &long), Observed::NotControl);
+    assert_eq!((bench.who(GROUP), bench.groups.entries(bench.now)), (Some(vec![]), vec![]));
 }
 
 #[test]
@@ -421,11 +466,171 @@ fn a_forgotten_port_is_forgotten() {
         bench.sees(port, &join(GROUP));
         bench.sees(port, &query(HOST));
     }
+    bench.sees(2, &query("192.0.2.1"));
     bench.groups.forget_port(PortId(1));
     assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (Some(vec![2]), Some(vec![2, 5])));
-    assert_eq!(*bench.groups.writer.lock().count(PortId(1)), 0);
+    assert_eq!(bench.groups.counts.of(PortId(1)), 0);
     bench.sees(1, &join(GROUP));
     assert_eq!(bench.who(GROUP), Some(vec![1, 2]));
+}
+
+/// The elected querier's port goes, and nobody asks any more: groups are for everyone until somebody does.
+#[test]
+fn with_the_elected_querier_goes_what_only_it_kept_complete() {
+    let mut bench = Bench::asked();
+    bench.sees(1, &join(GROUP));
+    bench.sees(4, &query("192.0.2.40"));
+    bench.sees(3, &query("192.0.2.30"));
+    bench.groups.forget_port(PortId(4));
+    assert_eq!(bench.who(GROUP), Some(vec![1, 3]), "the elected one is at another port");
+    bench.groups.forget_port(PortId(3));
+    assert_eq!((bench.who(GROUP), bench.groups.queriers(bench.now)), (None, vec![]));
+    bench.sees(5, &query("0.0.0.0"));
+    bench.pass(9_999);
+    assert_eq!(bench.who(GROUP), None, "hosts are asked anew");
+    bench.pass(1);
+    assert_eq!(bench.who(GROUP), Some(vec![1]));
+    // The elected one falls silent, another one is heard later: that one counts.
+    bench.sees(2, &query("192.0.2.2"));
+    bench.pass(200_000);
+    bench.sees(5, &query("0.0.0.0"));
+    bench.pass(QUERIER_MS - 200_000);
+    bench.sees(5, &query("0.0.0.0"));
+    bench.groups.forget_port(PortId(2));
+    assert_eq!(bench.who(GROUP), Some(vec![]));
+    assert_eq!(bench.groups.queriers(bench.now)[0].port, PortId(5));
+}
+
+#[test]
+fn a_port_that_may_not_route_any_more_loses_its_seats_and_keeps_its_groups() {
+    let bench = Bench::asked();
+    bench.sees(1, &query(HOST));
+    bench.sees(1, &join(GROUP));
+    bench.sees(1, &long_report());
+    bench.sees(2, &pim());
+    let (hosts, narrow) =
+        (Trust { may_route: false, may_be_wide: false, ..TRUST }, Trust { may_be_wide: false, ..TRUST });
+    bench.groups.withdraw(PortId(1), TRUST);
+    assert_eq!(bench.groups.routers(bench.now).len(), 2, "all is allowed");
+    bench.groups.withdraw(PortId(1), narrow);
+    assert_eq!((bench.who("239.9.9.9"), bench.reported_to(GROUP)), (Some(vec![1, 2]), Some(vec![1, 2, 5])));
+    bench.sees(1, &long_report());
+    bench.groups.withdraw(PortId(2), hosts);
+    assert_eq!((bench.who("239.9.9.9"), bench.reported_to(GROUP)), (Some(vec![1]), Some(vec![1, 5])));
+    bench.groups.withdraw(PortId(5), hosts);
+    assert_eq!(bench.reported_to(GROUP), Some(vec![1]), "port 5 was a querier, not the elected one");
+    assert_eq!(bench.who("239.9.9.9"), Some(vec![1]));
+    bench.groups.withdraw(PortId(1), hosts);
+    assert_eq!((bench.reported_to(GROUP), bench.who(GROUP)), (None, None));
+    assert_eq!((bench.groups.routers(bench.now), bench.groups.queriers(bench.now)), (vec![], vec![]));
+    let groups = bench.groups.entries(bench.now);
+    assert!(groups.iter().any(|entry| entry.group == mac(GROUP) && entry.ports == [PortId(1)]));
+}
+
+#[test]
+fn a_port_that_leaves_a_vlan_is_forgotten_there_only() {
+    let mut bench = Bench::new();
+    let vlans = [7, 8].map(|vid| Vlan::new(vid).unwrap());
+    for vlan in vlans {
+        bench.vlan = Some(vlan);
+        bench.sees(1, &query(HOST));
+        bench.sees(1, &join(GROUP));
+        bench.sees(2, &join(GROUP));
+    }
+    bench.pass(10_000);
+    bench.groups.forget_vlans(PortId(1), &PortVlans::access(vlans[1]));
+    let entries = bench.groups.entries(bench.now);
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.vlan, entry.ports.clone())).collect();
+    assert_eq!(seen, [(Some(vlans[0]), vec![PortId(2)]), (Some(vlans[1]), vec![PortId(1), PortId(2)])]);
+    assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (Some(vec![1, 2]), Some(vec![1])));
+    bench.vlan = Some(vlans[0]);
+    assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (None, None));
+    let asking: Vec<_> = bench.groups.queriers(bench.now).iter().map(|entry| entry.vlan).collect();
+    assert_eq!(asking, [Some(vlans[1])]);
+    assert_eq!(bench.groups.counts.of(PortId(1)), 1);
+}
+
+#[test]
+fn nothing_is_entered_for_a_port_that_changed_since_the_burst_began() {
+    let bench = Bench::asked();
+    let nobody = || None;
+    let frames = [join(GROUP), join("ff15::1:2"), query(HOST), query(HOST_V6), pim(), long_report()];
+    for frame in &frames {
+        bench.sees_while(1, frame, TRUST, nobody);
+    }
+    assert_eq!((bench.who(GROUP), bench.reported_to(GROUP)), (Some(vec![]), Some(vec![5])));
+    assert_eq!((bench.groups.entries(bench.now), bench.groups.routers(bench.now)), (vec![], vec![]));
+    assert_eq!(bench.groups.queriers(bench.now).len(), 1);
+    let now = Trust { groups_max: 1, may_route: false, may_be_wide: false, ..TRUST };
+    for frame in &frames {
+        bench.sees_while(1, frame, TRUST, || Some(now));
+    }
+    assert_eq!((bench.groups.entries(bench.now).len(), bench.groups.routers(bench.now).len()), (1, 0));
+    assert_eq!((bench.who(GROUP), bench.who("239.9.9.9")), (Some(vec![1]), Some(vec![])));
+}
+
+/// A worker goes on observing frames of a port while that is forgotten: nothing of it is left in the end.
+#[test]
+fn a_forgotten_port_stays_forgotten_under_a_race() {
+    let now = Now::from_millis(1_000_000);
+    let frames = [join(GROUP), query(HOST), pim(), long_report()];
+    let heads: Vec<_> =
+        frames.iter().map(|frame| Head::parse(&frame[..frame.len().min(256)]).unwrap()).collect();
+    for _ in 0..if cfg!(miri) { 3 } else { 2_000 } {
+        let (groups, is_there) = (Groups::new(7), AtomicBool::new(true));
+        let start = Barrier::new(2);
+        let arrival = Arrival { port: PortId(1), vlan: None, tags: 0, now };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                for head in heads.iter().chain(&heads) {
+                    groups.observe(arrival, head, TRUST, || is_there.load(Acquire).then_some(TRUST));
+                }
+            });
+            start.wait();
+            is_there.store(false, Release);
+            groups.forget_port(PortId(1));
+        });
+        assert_eq!(
+            (groups.entries(now), groups.routers(now), groups.queriers(now)),
+            (vec![], vec![], vec![])
+        );
+        assert_eq!(who(groups.snapshot().routers(None, mac(GROUP), now, |_| true)), None);
+        assert_eq!(groups.counts.of(PortId(1)), 0);
+    }
+}
+
+#[test]
+fn reports_flood_if_nobody_who_evaluates_them_can_receive() {
+    let bench = Bench::asked();
+    bench.sees(3, &query(HOST));
+    let table = bench.groups.snapshot();
+    let to = |open: &[u16]| {
+        let can_receive = |port: PortId| open.contains(&port.0);
+        who(table.routers(None, mac("224.0.0.22"), bench.now, can_receive))
+    };
+    assert_eq!((to(&[1, 2]), to(&[1, 5]), to(&[3])), (None, Some(vec![3, 5]), Some(vec![3, 5])));
+}
+
+/// What is refused is refused without the mutex: a guest that reports without end holds up nobody.
+#[test]
+fn a_port_at_a_limit_does_not_wait_for_the_writer() {
+    let bench = Bench::asked();
+    let trust = Trust { groups_max: 2, ..TRUST };
+    for group in ["239.3.0.1", "239.3.0.2"] {
+        bench.sees_as(1, &join(group), trust);
+    }
+    for group in 0..GROUPS_MAX - 2 {
+        bench.sees(10 + (group / 500) as u16, &join(&format!("239.4.{}.{}", group / 250, group % 250)));
+    }
+    bench.sees(2, &join(GROUP));
+    assert_eq!(bench.who(GROUP), Some(vec![2]), "the table is full");
+    let _writer = bench.groups.writer.lock();
+    let never = || panic!("asked although nothing may be entered");
+    let groups = ["239.3.0.1", "239.3.0.3", "239.3.0.4"];
+    let records: Vec<_> = groups.iter().map(|group| (4, *group, 0)).collect();
+    bench.sees_while(1, &igmp_frame(HOST, "224.0.0.22", igmp3(&records)), trust, never);
+    bench.sees_while(2, &igmp_frame(HOST, "224.0.0.22", igmp3(&records)), TRUST, never);
 }
 
 /// Joins race with the taking out of the same port's ended memberships: a join that returned holds.
@@ -434,7 +639,7 @@ fn no_join_gets_lost_to_ageing() {
     let groups = Groups::new(7);
     let clock = AtomicU64::new(1_000_000);
     let frame = join(GROUP);
-    let ethernet = head(&frame);
+    let head = Head::parse(&frame).unwrap();
     let rounds = if cfg!(miri) { 20 } else { 20_000 };
     std::thread::scope(|scope| {
         let ager = scope.spawn(|| {
@@ -447,13 +652,14 @@ fn no_join_gets_lost_to_ageing() {
             let now = clock.load(Acquire) + 2 * MEMBERSHIP_MS;
             clock.store(now, Release);
             let now = Now::from_millis(now);
-            groups.observe(PortId(1), None, &ethernet, &frame, now, TRUST);
+            groups
+                .observe(Arrival { port: PortId(1), vlan: None, tags: 0, now }, &head, TRUST, || Some(TRUST));
             assert_eq!(groups.entries(now).len(), 1);
         }
         clock.store(u64::MAX, Release);
         ager.join().unwrap();
     });
-    assert_eq!(groups.writer.lock().counts, [0, 1]);
+    assert_eq!(groups.counts.of(PortId(1)), 1);
 }
 
 /// What the model keeps of one listener.
@@ -472,6 +678,8 @@ struct Model {
     queriers: BTreeMap<u16, u64>,
     since: u64,
     until: u64,
+    /// Whether it has an address, its port, until when it is known.
+    elected: Option<(bool, u16, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -513,6 +721,15 @@ impl Model {
             Step::Query(port, has_address) => {
                 self.since = if self.until > now { self.since.min(now + 10_000) } else { now + 10_000 };
                 self.until = now + QUERIER_MS;
+                // All that have an address have the same.
+                self.elected = match self.elected {
+                    Some((other, elected, until))
+                        if until > now && elected != port && (other || !has_address) =>
+                    {
+                        self.elected
+                    }
+                    _ => Some((has_address, port, now + QUERIER_MS)),
+                };
                 self.queriers.insert(port, now + QUERIER_MS);
                 if has_address {
                     self.routers.insert(port, now + QUERIER_MS);
@@ -523,6 +740,9 @@ impl Model {
                 self.listeners.retain(|(_, other), _| *other != port);
                 self.routers.remove(&port);
                 self.queriers.remove(&port);
+                if self.elected.is_some_and(|(_, elected, _)| elected == port) {
+                    (self.elected, self.until) = (None, 0);
+                }
             }
             Step::Pass(_) => (),
             Step::Age => self.listeners.retain(|_, kept| kept.until > now),
@@ -569,7 +789,7 @@ proptest! {
         let (mut bench, mut model) = (Bench::new(), Model::default());
         for step in &steps {
             model.take(step, bench.now.as_millis());
-            let trust = |fast_leave| Trust { fast_leave, groups_max: LIMIT as u32, may_route: true };
+            let trust = |fast_leave| Trust { fast_leave, groups_max: LIMIT as u32, ..TRUST };
             match *step {
                 Step::Join(port, group) => drop(bench.sees_as(port, &join(group), trust(false))),
                 Step::Leave(port, group, fast) => drop(bench.sees_as(port, &leave(group), trust(fast))),

@@ -11,7 +11,7 @@ const HOST: &str = "192.0.2.10";
 const HOST_V6: &str = "fe80::10";
 
 fn read(frame: &[u8]) -> Option<Message<'_>> {
-    parse(&head(frame), frame)
+    parse(&head(frame), frame, 0)
 }
 
 /// A message as a value to compare: kind, groups and whether the host listens, query.
@@ -24,7 +24,11 @@ enum Said {
 }
 
 fn said(frame: &[u8]) -> Option<Said> {
-    Some(match read(frame)? {
+    read(frame).map(value)
+}
+
+fn value(message: Message<'_>) -> Said {
+    match message {
         Message::Query(query) => Said::Query(query),
         Message::Report(report) => {
             let whole = report.whole();
@@ -32,7 +36,7 @@ fn said(frame: &[u8]) -> Option<Said> {
         }
         Message::Leave(group) => Said::Leave(group.to_string()),
         Message::RouterSeen => Said::RouterSeen,
-    })
+    }
 }
 
 fn reports(groups: &[(&str, bool)]) -> Option<Said> {
@@ -146,11 +150,16 @@ fn messages() -> Vec<(&'static str, Vec<u8>, Option<Said>)> {
 }
 
 #[test]
-fn messages_are_read_also_tagged() {
+fn messages_are_read_behind_the_tag_that_the_switch_reads() {
+    let behind = |frame: &[u8], tags| parse(&head(frame), frame, tags).map(value);
     for (name, frame, expected) in messages() {
         assert_eq!(said(&frame), expected, "{name}");
-        assert_eq!(said(&tagged(&frame, &[SERVICE_TAG, TAG])), expected, "{name}");
-        assert_eq!(said(&tagged(&frame, &[TAG; 3])), None, "{name}");
+        let stacks = [&[TAG][..], &[SERVICE_TAG, TAG], &[TAG; 3]].map(|stack| tagged(&frame, stack));
+        assert_eq!(behind(&stacks[0], 1), expected, "{name}");
+        assert_eq!(behind(&frame, 1), None, "{name}: there is no tag");
+        for (frame, tags) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 1), (2, 3)] {
+            assert_eq!(behind(&stacks[frame], tags), None, "{name}: another tag is behind {tags}");
+        }
         assert_eq!(said(&[&frame[..], &[0; 9]].concat()), expected, "{name}, padded");
     }
 }

@@ -10,12 +10,21 @@ use proptest::prelude::*;
 const ASKED: MacAddr = MacAddr([0x52, 0x54, 0, 0xaa, 0xbb, 0xcc]);
 
 fn asks(frame: &[u8]) -> Option<IpAddr> {
-    question(&head(frame), frame)
+    asks_behind(frame, 0)
+}
+
+/// Of a switch that reads `tags` tags of the frame.
+fn asks_behind(frame: &[u8], tags: usize) -> Option<IpAddr> {
+    question(&head(frame), frame, tags)
 }
 
 fn answer_to(frame: &[u8]) -> Option<Vec<u8>> {
+    answer_behind(frame, 0)
+}
+
+fn answer_behind(frame: &[u8], tags: usize) -> Option<Vec<u8>> {
     let mut out = [0xee; ANSWER_MAX];
-    answer(frame, ASKED.unicast().unwrap(), &mut out).map(|size| out[..size].to_vec())
+    answer(frame, tags, ASKED.unicast().unwrap(), &mut out).map(|size| out[..size].to_vec())
 }
 
 fn questions() -> [(Vec<u8>, IpAddr); 3] {
@@ -41,12 +50,16 @@ fn v6_at(frame: &[u8], place: usize) -> Ipv6Addr {
 }
 
 #[test]
-fn questions_are_read_behind_tags() {
+fn questions_are_read_behind_the_tag_that_the_switch_reads() {
     for (frame, target) in questions() {
         assert_eq!(asks(&frame), Some(target));
-        assert_eq!(asks(&tagged(&frame, &[TAG])), Some(target));
-        assert_eq!(asks(&tagged(&frame, &[SERVICE_TAG, TAG])), Some(target));
-        assert_eq!(asks(&tagged(&frame, &[TAG; 3])), None);
+        assert_eq!(asks_behind(&tagged(&frame, &[TAG]), 1), Some(target));
+        assert_eq!(asks_behind(&tagged(&frame, &[SERVICE_TAG]), 1), Some(target));
+        for (stack, tags) in [(0, 1), (1, 0), (2, 0), (2, 1), (2, 2), (3, 1), (3, 3)] {
+            let frame = tagged(&frame, &[TAG; 3][..stack]);
+            let told = (asks_behind(&frame, tags), answer_behind(&frame, tags));
+            assert_eq!(told, (None, None), "{tags} of {stack} tags");
+        }
         let padded = [&frame[..], &[0; 18]].concat();
         assert_eq!(asks(&padded), Some(target));
     }
@@ -144,26 +157,26 @@ fn a_solicitation_is_answered_like_the_station_would() {
 }
 
 #[test]
-fn an_answer_has_the_tags_of_its_question() {
+fn an_answer_has_the_tag_of_its_question() {
     for (frame, _) in questions() {
         let plain = answer_to(&frame).unwrap();
-        for tags in [&[TAG][..], &[SERVICE_TAG, TAG]] {
-            assert_eq!(answer_to(&tagged(&frame, tags)).unwrap(), tagged(&plain, tags));
+        for tag in [TAG, SERVICE_TAG] {
+            assert_eq!(answer_behind(&tagged(&frame, &[tag]), 1).unwrap(), tagged(&plain, &[tag]));
         }
     }
-    let longest = answer_to(&tagged(&questions()[1].0, &[SERVICE_TAG, TAG])).unwrap();
+    let longest = answer_behind(&tagged(&questions()[1].0, &[TAG]), 1).unwrap();
     assert_eq!(longest.len(), ANSWER_MAX);
 }
 
 #[test]
 fn no_cut_is_another_question() {
     for (frame, target) in questions() {
-        for frame in [tagged(&frame, &[SERVICE_TAG, TAG]), frame] {
+        for (tags, frame) in [frame.clone(), tagged(&frame, &[TAG])].into_iter().enumerate() {
             for length in 0..frame.len() {
                 let cut = &frame[..length];
-                let asked = EthernetHead::parse(cut).ok().and_then(|head| question(&head, cut));
+                let asked = EthernetHead::parse(cut).ok().and_then(|head| question(&head, cut, tags));
                 assert!(asked.is_none() || asked == Some(target), "{length} bytes");
-                assert_eq!(answer_to(cut).is_some(), asked.is_some());
+                assert_eq!(answer_behind(cut, tags).is_some(), asked.is_some());
             }
         }
     }
@@ -183,9 +196,9 @@ proptest! {
             frame[place] = byte;
         }
         frame.truncate(length);
-        let asked = asks(&frame);
-        prop_assert_eq!(answer_to(&frame).is_some(), asked.is_some());
-        if let Some(reply) = answer_to(&frame) {
+        let asked = asks_behind(&frame, tags);
+        prop_assert_eq!(answer_behind(&frame, tags).is_some(), asked.is_some());
+        if let Some(reply) = answer_behind(&frame, tags) {
             // What the switch says is true of the one station only, and nobody else is told.
             prop_assert_eq!((head(&reply).dst, head(&reply).src), (head(&frame).src, ASKED));
         }

@@ -2,10 +2,10 @@
 #![allow(dead_code, reason = "each fuzz target uses one entry")]
 
 use std::net::IpAddr;
-use switch::groups::{GROUPS_MAX, Groups, Membership, Trust};
+use switch::groups::{Arrival, GROUPS_MAX, Groups, Membership, Trust};
 use switch::multicast::{self, Message};
 use switch::neighbour::{ANSWER_MAX, answer, question};
-use switch::{AllowedSources, EthernetHead, MacAddr, Now, PortId, UnicastMac, Vlan};
+use switch::{AllowedSources, EthernetHead, Head, MacAddr, Now, PortId, UnicastMac, Vlan};
 
 /// Who sends in kept inputs.
 pub(crate) const SENDER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
@@ -49,18 +49,22 @@ pub(crate) fn headers(bytes: &[u8]) {
 
     for part in [frame, cut] {
         let Ok(head) = EthernetHead::parse(part) else { continue };
-        let asked = question(&head, part);
+        let tags = usize::from(head.tag.is_some());
+        let asked = question(&head, part, tags);
+        assert_eq!(question(&head, part, 1 - tags), None, "a tag too many or too few");
         let mut out = [0; ANSWER_MAX];
-        let size = answer(part, UnicastMac::new([2, 0, 0, 0, 0, 9]).expect("a station"), &mut out);
+        let size = answer(part, tags, UnicastMac::new([2, 0, 0, 0, 0, 9]).expect("a station"), &mut out);
         assert_eq!(size.is_some(), asked.is_some());
         if let Some(size) = size {
             let reply = &out[..size];
             let reply_head = EthernetHead::parse(reply).expect("a frame");
             assert!(size >= 60 && reply_head.dst == head.src && reply_head.tag == head.tag);
-            assert_eq!(question(&reply_head, reply), None, "nobody answers an answer");
+            assert_eq!(question(&reply_head, reply, tags), None, "nobody answers an answer");
         }
     }
-    if let Some(message) = multicast::parse(&whole_head, frame) {
+    let tags = usize::from(whole_head.tag.is_some());
+    if let Some(message) = multicast::parse(&whole_head, frame, tags) {
+        assert!(multicast::parse(&whole_head, frame, 1 - tags).is_none(), "a tag too many or too few");
         check_message(message);
     }
 }
@@ -97,13 +101,14 @@ pub(crate) fn group_messages(bytes: &[u8]) {
         let [who, to, seconds, message @ ..] = piece else { continue };
         now = Now::from_millis(now.as_millis() + u64::from(*seconds) * 1000);
         let frame = if to & 1 == 0 { igmp(*to >> 1, message) } else { mld(*to >> 1, message) };
-        let head = EthernetHead::parse(&frame).expect("a frame");
+        let head = Head::parse(&frame[..frame.len().min(256)]).expect("a frame");
         let vlan = Vlan::new(u16::from(who >> 2 & 1) * 7);
         let (fast_leave, may_route) = (who & 8 != 0, who & 16 != 0);
-        let trust = Trust { fast_leave, groups_max: LIMIT, may_route };
+        let trust = Trust { fast_leave, groups_max: LIMIT, may_route, may_be_wide: may_route };
         let port = PortId(u16::from(who & 3) % PORTS);
-        groups.observe(port, vlan, &head, &frame[..frame.len().min(256)], now, trust);
+        groups.observe(Arrival { port, vlan, tags: 0, now }, &head, trust, || Some(trust));
         match who >> 5 {
+            5 => groups.withdraw(port, trust),
             6 => groups.age(now),
             7 => groups.forget_port(port),
             _ => (),
@@ -124,7 +129,7 @@ pub(crate) fn group_messages(bytes: &[u8]) {
         let routers = groups.routers(now);
         assert!(routers.iter().all(|router| {
             let mac = if router.ipv6 { [0x33, 0x33, 0, 0, 0, 0x16] } else { [1, 0, 0x5e, 0, 0, 0x16] };
-            let receivers = table.routers(router.vlan, MacAddr(mac), now);
+            let receivers = table.routers(router.vlan, MacAddr(mac), now, |port| port == router.port);
             matches!(receivers, Membership::Listeners(ports) if ports.takes(router.port))
         }));
     }

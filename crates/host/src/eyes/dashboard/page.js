@@ -160,6 +160,7 @@ export const REASONS = {
   guard: 'a spanning-tree frame on a guarded port, which is shut now',
   vlan: 'the port is not in the VLAN, or takes no untagged frames',
   'source-mac': 'the port may not send from this MAC address',
+  'multicast-router': 'a multicast query from a port that may not route',
   'source-address': 'the port may not send from this network address',
   locked: 'the port is locked, and the source is not known behind it',
   'mac-limit': 'the port has as many addresses as it may have',
