@@ -57,7 +57,12 @@ pub fn open_segments<'a>(
     if frame_len > FRAME_LEN_MAX {
         return Err(HeaderFault::Oversize);
     }
-    let copied = read_segments(segments, 0, &mut head[..HEAD_COPY.min(len as usize)]);
+    let mut copied = read_segments(segments, 0, &mut head[..HEAD_COPY.min(len as usize)]);
+    // What goes to a group may be a report of many groups, which a switch reads to its end.
+    if head[header_len] & 1 != 0 {
+        let end = head.len().min(len as usize);
+        copied += read_segments(segments, copied, &mut head[copied.min(end)..end]);
+    }
     let mut bytes = [0; HEADER_LEN_MAX];
     bytes.copy_from_slice(&head[..HEADER_LEN_MAX]);
     let header = rules.format.parse(&bytes);
@@ -205,5 +210,20 @@ mod tests {
         segments[0].fill(0xEE);
         assert_eq!(bytes_of(&frame)[..116], tcp4(500)[..116]);
         assert_eq!(bytes_of(&frame)[116], 0xEE);
+    }
+
+    #[test]
+    fn a_frame_to_a_group_is_seen_further() {
+        let rules = rules(Features::VERSION_1, Endian::Little);
+        for (first, seen) in [(0x52, 128 - 12), (0x33, 256 - 12)] {
+            let bytes: Vec<u8> = (0..12 + 300).map(|i| if i == 12 { first } else { i as u8 }).collect();
+            let bytes = [&[0; 12], &bytes[12..]].concat();
+            opened(&rules, &bytes, 50, |frame| {
+                let frame = frame.unwrap();
+                let mut whole = vec![0; frame.len() as usize];
+                frame.copy_to(&mut whole);
+                assert_eq!((frame.head().len(), &whole[..]), (seen, &bytes[12..]));
+            });
+        }
     }
 }
