@@ -14,7 +14,11 @@ struct PeerGroup {
 
 const PEER_GROUPS: &[PeerGroup] = &[
     PeerGroup { name: "net", what: "QEMU guests and DPDK's virtio-user through the switch", default: true },
-    PeerGroup { name: "bridge", what: "the bridge next to the kernel's, and live control with guests", default: true },
+    PeerGroup {
+        name: "bridge",
+        what: "the bridge next to the kernel's, and live control with guests",
+        default: true,
+    },
     PeerGroup { name: "eyes", what: "the dashboard in headless Chromium", default: false },
     PeerGroup { name: "dist", what: "the Debian package in a fresh Debian, under systemd", default: false },
 ];

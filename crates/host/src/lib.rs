@@ -11,4 +11,3 @@ pub mod plane;
 pub mod qmp;
 mod sys;
 pub mod trace;
-

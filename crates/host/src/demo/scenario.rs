@@ -261,7 +261,10 @@ impl Demo {
     fn look(&mut self) {
         self.facts.status = Some(self.plane.status());
         self.facts.ports = self.plane.ports();
-        self.facts.fdb = self.plane.fdb(&FdbFilter { switch: Some(SWITCH.into()), ..FdbFilter::default() }).unwrap_or_default();
+        self.facts.fdb = self
+            .plane
+            .fdb(&FdbFilter { switch: Some(SWITCH.into()), ..FdbFilter::default() })
+            .unwrap_or_default();
         self.narrator.text(format_args!("\nPorts\n{}", port_table(&self.facts.ports)));
         self.narrator.text(format_args!("FDB\n{}", fdb_table(&self.facts.fdb)));
         for guest in GUESTS {

@@ -413,6 +413,10 @@ impl Plane {
         }
         let threads: Vec<_> = port.threads.lock().drain(..).collect();
         join(threads.into_iter());
+        // A worker may hold the port for a moment; its socket goes now, unless the port's successor has it.
+        if let Some(endpoint) = port.endpoint.as_ref().filter(|endpoint| Arc::strong_count(endpoint) == 1) {
+            endpoint.unlink();
+        }
     }
 
     /// Spreads a port's sources over the workers: its own worker, or the pool's in turn.

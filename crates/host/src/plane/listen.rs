@@ -115,12 +115,19 @@ pub(super) fn connect(path: &Path) -> Result<UnixStream, Errno> {
     Ok(socket.into())
 }
 
-impl Drop for Endpoint {
-    fn drop(&mut self) {
+impl Endpoint {
+    /// Takes our file away now, while somebody may still hold this.
+    pub(super) fn unlink(&self) {
         let Self::Server { path, made: Some(made), .. } = self else { return };
         let found = std::fs::symlink_metadata(&*path).map(|found| (found.dev(), found.ino()));
         if found.is_ok_and(|found| found == *made) {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.unlink();
     }
 }

@@ -12,8 +12,8 @@ use super::DemoOptions;
 use super::facts::{drawing, fdb_table, port_table};
 use super::narrate::Narrator;
 use super::place::Place;
-use crate::api::view::FdbFilter;
 use crate::api::Plane as _;
+use crate::api::view::FdbFilter;
 use crate::api::view::{FdbView, PortView, Status};
 use crate::config::mac_text;
 use crate::config::resolved::{
@@ -258,7 +258,10 @@ impl VmDemo {
     fn look(&mut self) {
         self.facts.status = Some(self.plane.status());
         self.facts.ports = self.plane.ports();
-        self.facts.fdb = self.plane.fdb(&FdbFilter { switch: Some(SWITCH.into()), ..FdbFilter::default() }).unwrap_or_default();
+        self.facts.fdb = self
+            .plane
+            .fdb(&FdbFilter { switch: Some(SWITCH.into()), ..FdbFilter::default() })
+            .unwrap_or_default();
         self.narrator.text(format_args!("\nPorts\n{}", port_table(&self.facts.ports)));
         self.narrator.text(format_args!("FDB\n{}", fdb_table(&self.facts.fdb)));
     }
