@@ -119,7 +119,7 @@ impl Endpoint {
     /// Takes our file away now, while somebody may still hold this.
     pub(super) fn unlink(&self) {
         let Self::Server { path, made: Some(made), .. } = self else { return };
-        let found = std::fs::symlink_metadata(&*path).map(|found| (found.dev(), found.ino()));
+        let found = std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
         if found.is_ok_and(|found| found == *made) {
             let _ = std::fs::remove_file(path);
         }
