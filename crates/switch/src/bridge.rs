@@ -362,7 +362,7 @@ impl Bridge {
 
     /// Removes the entries that `flush` describes, and answers how many they were.
     pub fn flush(&self, flush: &Flush) -> u32 {
-        self.purge(|entry| flush.wants(entry.mac, entry.vlan, entry.port, entry.kind))
+        self.purge(|entry| flush.wants(entry))
     }
 
     /// Removes all entries that are `unwanted`. One pass, however many a guest adds meanwhile, and workers get their

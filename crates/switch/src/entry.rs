@@ -149,22 +149,25 @@ pub struct Flush {
     pub mac: Option<UnicastMac>,
     /// Of one of these kinds.
     pub kinds: EntryKinds,
+    /// Those of the configuration and of guests as well: whoever placed them may count on them.
+    pub owned: bool,
 }
 
 impl Default for Flush {
     /// All entries that age.
     fn default() -> Self {
-        Self { port: None, vlan: None, mac: None, kinds: EntryKinds::AGEING }
+        Self { port: None, vlan: None, mac: None, kinds: EntryKinds::AGEING, owned: true }
     }
 }
 
 impl Flush {
     /// Whether an entry is meant.
     #[must_use]
-    pub fn wants(&self, mac: UnicastMac, vlan: Option<Vlan>, port: PortId, kind: EntryKind) -> bool {
-        self.kinds.contains(kind)
-            && self.port.is_none_or(|wanted| wanted == port)
-            && self.vlan.is_none_or(|wanted| vlan == Some(wanted))
-            && self.mac.is_none_or(|wanted| wanted == mac)
+    pub fn wants(&self, entry: &FdbEntry) -> bool {
+        self.kinds.contains(entry.kind)
+            && self.port.is_none_or(|wanted| wanted == entry.port)
+            && self.vlan.is_none_or(|wanted| entry.vlan == Some(wanted))
+            && self.mac.is_none_or(|wanted| wanted == entry.mac)
+            && (self.owned || !matches!(entry.origin, Origin::Configuration | Origin::Guest))
     }
 }

@@ -290,8 +290,13 @@ impl Pair {
                 assert_eq!(removed.map(|entry| (entry.port.0, entry.kind)), known);
             }
             Step::Flush { port, vlan: vid, mac: number, kinds } => {
-                let flush =
-                    Flush { port: port.map(PortId), vlan: vid.map(vlan), mac: number.map(mac), kinds };
+                let flush = Flush {
+                    port: port.map(PortId),
+                    vlan: vid.map(vlan),
+                    mac: number.map(mac),
+                    kinds,
+                    owned: true,
+                };
                 let before = self.model.known.len();
                 self.model.known.retain(|(mac, vid), known| {
                     let unwanted = kinds.contains(known.kind)

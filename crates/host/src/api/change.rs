@@ -22,10 +22,9 @@ use super::problem::{Body, Refused, apart};
 use super::spec::{ConfigSpec, PortSpec, SwitchSpec};
 use super::view::{ChangeView, Problem};
 use super::{Api, Plane, Refusal};
-use crate::config::diff::{PortChange, SwitchChange};
 use crate::config::document::Document;
-use crate::config::resolved::{ControlConfig, PortConfig, SwitchConfig};
-use crate::config::{self, Config, ConfigError, Loaded};
+use crate::config::resolved::ControlConfig;
+use crate::config::{self, ConfigError, Loaded};
 use crate::inherited;
 
 /// A change that somebody asks for. Bodies have the keys of the file.
@@ -164,7 +163,7 @@ impl Desired {
     pub fn check(&self, plane: &dyn Plane, whole: Value) -> Result<ChangeView, Refused> {
         let loaded = self.document().replaced(whole)?.check()?;
         what_changes_is_possible(plane, &loaded)?;
-        Ok(preview(&plane.config(), &loaded.config))
+        Ok(plane.config().diff(&loaded.config).into())
     }
 
     /// Reads the file again and goes over to what it says. Its mistakes come with their lines.
@@ -240,36 +239,6 @@ fn what_changes_is_possible(plane: &dyn Plane, loaded: &Loaded) -> Result<(), Co
         false => mistake.field == "control.token-file" || difference.restart.contains(&mistake.field),
     });
     if error.mistakes.is_empty() { Ok(()) } else { Err(error) }
-}
-
-/// What going from one configuration to another does.
-fn preview(old: &Config, new: &Config) -> ChangeView {
-    let difference = old.diff(new);
-    let switch = |switch: &SwitchConfig| format!("switch.{}", switch.name);
-    let port = |port: &PortConfig| format!("port.{}", port.name);
-    let mut view = ChangeView {
-        added: difference.switches_added.iter().map(switch).collect(),
-        removed: difference.switches_removed.iter().map(switch).collect(),
-        changed: difference.fields_changed,
-        replaced: Vec::new(),
-        untouched: difference.untouched,
-        needs_restart: difference.restart,
-    };
-    view.added.extend(difference.ports_added.iter().map(port));
-    view.removed.extend(difference.ports_removed.iter().map(port));
-    for changed in &difference.switches_changed {
-        match changed.change {
-            SwitchChange::Live => view.changed.push(switch(&changed.new)),
-            SwitchChange::Rebuild => view.replaced.push(switch(&changed.new)),
-        }
-    }
-    for changed in &difference.ports_changed {
-        match changed.change {
-            PortChange::Live => view.changed.push(port(&changed.new)),
-            PortChange::Replace => view.replaced.push(port(&changed.new)),
-        }
-    }
-    view
 }
 
 impl Api {

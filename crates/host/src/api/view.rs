@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::config::diff::{Difference, PortChange, SwitchChange};
+use crate::config::resolved::{PortConfig, SwitchConfig};
+
 /// The state of the whole program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -424,6 +427,37 @@ pub struct ChangeView {
     pub untouched: usize,
     /// What the change cannot do without a restart, in words.
     pub needs_restart: Vec<String>,
+}
+
+impl From<Difference> for ChangeView {
+    /// What going over a difference does.
+    fn from(difference: Difference) -> Self {
+        let switch = |switch: &SwitchConfig| format!("switch.{}", switch.name);
+        let port = |port: &PortConfig| format!("port.{}", port.name);
+        let mut view = Self {
+            added: difference.switches_added.iter().map(switch).collect(),
+            removed: difference.switches_removed.iter().map(switch).collect(),
+            changed: difference.fields_changed,
+            replaced: Vec::new(),
+            untouched: difference.untouched,
+            needs_restart: difference.restart,
+        };
+        view.added.extend(difference.ports_added.iter().map(port));
+        view.removed.extend(difference.ports_removed.iter().map(port));
+        for changed in &difference.switches_changed {
+            match changed.change {
+                SwitchChange::Live => view.changed.push(switch(&changed.new)),
+                SwitchChange::Rebuild => view.replaced.push(switch(&changed.new)),
+            }
+        }
+        for changed in &difference.ports_changed {
+            match changed.change {
+                PortChange::Live => view.changed.push(port(&changed.new)),
+                PortChange::Replace => view.replaced.push(port(&changed.new)),
+            }
+        }
+        view
+    }
 }
 
 /// What a removal of FDB entries did.

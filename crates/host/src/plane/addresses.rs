@@ -98,8 +98,7 @@ impl Addresses {
     }
 }
 
-/// Makes the FDB say what the configuration says; to be called when the port starts, when its configuration changes, and when
-/// an operator took entries out.
+/// Makes the FDB say what the configuration says; to be called when the port starts and when its configuration changes.
 pub(super) fn configure(port: &Port, now: Now) -> Result<(), String> {
     let mut state = port.addresses.lock();
     let config = port.config.load();

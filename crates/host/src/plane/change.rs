@@ -13,7 +13,7 @@ use super::port::{Attachment, Followed, GuestPort, Port, Source, SwitchPlane};
 use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
-use crate::config::diff::{PortChange, SwitchChange};
+use crate::config::diff::{Difference, PortChange, SwitchChange};
 use crate::config::resolved::{
     Attach, Config, ControlConfig, PortConfig, SocketRole, SwitchConfig, WorkerMode,
 };
@@ -44,7 +44,6 @@ struct Plan {
     come: Vec<PortConfig>,
     /// Ports that stay, with their new settings.
     stay: Vec<(Arc<Port>, PortConfig)>,
-    view: ChangeView,
 }
 
 impl Plane {
@@ -55,77 +54,55 @@ impl Plane {
             return Err(Refusal::Failed("ringway stops".into()));
         }
         let old = self.config.load_full();
-        let plan = self.plan(&old, &new);
-        let view = plan.view.clone();
+        let difference = old.diff(&new);
+        let plan = self.plan(&difference, &new);
         let mut done = Done::default();
         if let Err(error) = self.carry_out(plan, &new, &mut done) {
             self.undo(done, &old);
             return Err(Refusal::Failed(format!("{error:#}")));
         }
         self.finish(&new);
-        Ok(view)
+        Ok(difference.into())
     }
 
     /// What is to be done.
-    fn plan(&self, old: &Config, new: &Config) -> Plan {
+    fn plan(&self, difference: &Difference, new: &Config) -> Plan {
+        let is_new = |name: &str| {
+            difference.switches_added.iter().any(|switch| switch.name == name)
+                || difference
+                    .switches_changed
+                    .iter()
+                    .any(|changed| changed.new.name == name && changed.change == SwitchChange::Rebuild)
+        };
         let mut plan = Plan::default();
-        let view = &mut plan.view;
-        view.needs_restart = old.diff(new).restart;
-        let named = |section: &str, name: &str| format!("{section}.{name}");
-        let running: HashMap<String, Arc<SwitchPlane>> =
-            self.switches.load().iter().map(|switch| (switch.name.clone(), Arc::clone(switch))).collect();
-        for switch in &new.switches {
-            let before = old.switches.iter().find(|before| before.name == switch.name);
-            let kept = running.get(&switch.name).filter(|_| {
-                before.is_some_and(|before| SwitchChange::of(before, switch) == SwitchChange::Live)
-            });
-            let plane = kept.map_or_else(|| self.switch_plane(switch), Arc::clone);
-            let name = named("switch", &switch.name);
-            match (before, kept) {
-                (None, _) => view.added.push(name),
-                (Some(before), Some(_)) if before == switch => view.untouched += 1,
-                (Some(_), Some(_)) => view.changed.push(name),
-                (Some(_), None) => view.replaced.push(name),
-            }
-            plan.switches.insert(switch.name.clone(), plane);
+        let switches = self.switches.load();
+        for config in &new.switches {
+            let running = switches.iter().find(|switch| switch.name == config.name);
+            let kept = running.filter(|_| !is_new(&config.name));
+            let switch = kept.map_or_else(|| self.switch_plane(config), Arc::clone);
+            plan.switches.insert(config.name.clone(), switch);
         }
-        let gone = old.switches.iter().filter(|switch| !plan.switches.contains_key(&switch.name));
-        view.removed.extend(gone.map(|switch| named("switch", &switch.name)));
-
         let ports = self.ports.load();
         let running: HashMap<&str, &Arc<Port>> =
             ports.iter().map(|port| (port.name.as_str(), port)).collect();
-        for config in &new.ports {
-            let name = named("port", &config.name);
-            let Some(port) = running.get(config.name.as_str()) else {
-                view.added.push(name);
-                plan.come.push(config.clone());
-                continue;
-            };
-            let before = port.config.load();
-            let same_switch =
-                plan.switches.get(&config.switch).is_some_and(|switch| Arc::ptr_eq(switch, &port.switch));
-            if **before == *config && same_switch {
-                view.untouched += 1;
-            } else if same_switch && PortChange::of(&before, config) == PortChange::Live {
-                view.changed.push(name);
-                plan.stay.push((Arc::clone(port), config.clone()));
-            } else {
-                view.replaced.push(name);
-                plan.go.push(Arc::clone(port));
-                plan.come.push(config.clone());
+        let port = |config: &PortConfig| running.get(config.name.as_str()).map(|port| Arc::clone(port));
+        plan.go.extend(difference.ports_removed.iter().filter_map(port));
+        for changed in &difference.ports_changed {
+            match (changed.change, port(&changed.old)) {
+                (PortChange::Live, Some(port)) => plan.stay.push((port, changed.new.clone())),
+                (_, port) => {
+                    plan.go.extend(port);
+                    plan.come.push(changed.new.clone());
+                }
             }
         }
-        for port in ports.iter().filter(|port| !new.ports.iter().any(|config| config.name == port.name)) {
-            view.removed.push(named("port", &port.name));
-            plan.go.push(Arc::clone(port));
-        }
+        plan.come.extend(difference.ports_added.iter().cloned());
         plan
     }
 
     /// Does it. What was done is in `done`, for [`Self::undo`].
     fn carry_out(&self, plan: Plan, new: &Config, done: &mut Done) -> anyhow::Result<()> {
-        let Plan { switches, go, come, stay, .. } = plan;
+        let Plan { switches, go, come, stay } = plan;
         let switch_of = |config: &PortConfig| {
             let switch = switches.get(&config.switch);
             switch.with_context(|| format!("port.{}: there is no switch {}", config.name, config.switch))
@@ -154,7 +131,6 @@ impl Plane {
             done.changed.push((Arc::clone(port), before));
         }
         self.update_all(stay.into_iter().map(|(port, _)| port).collect())?;
-        let endpoints: Vec<Arc<Endpoint>> = go.iter().filter_map(|port| port.endpoint.clone()).collect();
         drop(go);
         for config in late {
             let port = self.build_late(&config, switch_of(&config)?, &mut promised)?;
@@ -164,7 +140,6 @@ impl Plane {
             done.came.push(Arc::clone(&port));
             self.put_in(&port).with_context(|| format!("port.{}", port.name))?;
         }
-        drop(endpoints);
         for switch in &new.switches {
             let ageing_ms = ageing_ms(switch);
             if let Some(plane) = switches.get(&switch.name) {

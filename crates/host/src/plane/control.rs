@@ -101,13 +101,13 @@ impl Control {
         if let Some(kick) = &self.kick {
             let _ = rustix::io::read(kick, &mut [0u8; 8]);
         }
+        self.more = false;
         let Some(Running { live, state, suspended: false }) = &mut self.running else { return };
         if !live.enabled || live.queue.fault().is_some() {
             return;
         }
         let memory = Arc::clone(&live.memory);
         let mut burst = Burst::new();
-        self.more = true;
         for _ in 0..COMMANDS_MAX {
             let ahead = self.due.saturating_duration_since(Instant::now());
             if ahead > COMMAND_CREDIT {
@@ -119,8 +119,7 @@ impl Control {
                 guest.facts.lock().fault = Some(format!("control queue retired: {fault}"));
             }
             if count == 0 && !live.queue.enable_notify() {
-                self.more = false;
-                break;
+                return;
             }
             self.due = self.due.max(Instant::now()) + COMMAND_TIME * count as u32;
             while let Some(chain) = burst.take() {
@@ -135,6 +134,7 @@ impl Control {
             }
             call(live.flush(&guest.control_stats));
         }
+        self.more = true;
     }
 }
 

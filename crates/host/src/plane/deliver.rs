@@ -28,7 +28,6 @@ type Set = u32;
 pub(super) struct Deliverer {
     seed: u64,
     heads: Vec<Head<'static>>,
-    decisions: [Decision; BURST],
     buffers: Burst<'static>,
     /// A group that is not the whole burst.
     group: Vec<Frame<'static>>,
@@ -56,7 +55,6 @@ impl Deliverer {
         Self {
             seed: origin.seed,
             heads: Vec::with_capacity(BURST),
-            decisions: [Decision::drop(DropReason::NoReceiver); BURST],
             buffers: Burst::new(),
             group: Vec::with_capacity(BURST),
             retagged: Vec::with_capacity(BURST),
@@ -87,7 +85,7 @@ impl Deliverer {
             }
         }
         stats.forwarded(frames.len() as u64, bytes);
-        let mut decisions = self.decisions;
+        let mut decisions = [Decision::drop(DropReason::NoReceiver); BURST];
         let view = port.switch.bridge.view();
         view.decide_burst(port.id, &heads, now, &mut decisions);
         let tagging = port.switch.bridge.config().tagging;

@@ -1,7 +1,7 @@
 //! What operators do to the FDB, and what they ask of it.
 
 use super::Plane;
-use super::addresses::{self, EntryKey};
+use super::addresses::EntryKey;
 use super::port::{Port, SwitchPlane};
 use super::view::port_name;
 use crate::api::Refusal;
@@ -93,6 +93,8 @@ impl Plane {
             vlan: chosen.vlan,
             kinds,
             mac: chosen.mac,
+            // What the configuration and the guests say is theirs to change.
+            owned: false,
         };
         let mut gone = 0;
         for switch in &chosen.switches {
@@ -102,12 +104,6 @@ impl Plane {
             operator.retain(|(mac, vlan), port| {
                 switch.bridge.entry(*mac, *vlan, now).is_some_and(|entry| entry.port == *port)
             });
-        }
-        // What the configuration and the guests say stays: it is theirs to change.
-        for switch in &chosen.switches {
-            for port in switch.ports.load().iter().flatten() {
-                addresses::configure(port, self.origin.now()).map_err(Refusal::Failed)?;
-            }
         }
         self.uplinks.changed();
         Ok(gone)
