@@ -33,10 +33,19 @@ pub(super) struct CaptureQuery {
     /// `true`: only frames that are dropped.
     #[serde(default)]
     drops_only: bool,
+    /// Frames a second at most; without it, 100000. 0: as many as the client takes, at the expense of the traffic where
+    /// processors are few.
+    #[serde(default = "rate_max")]
+    rate_max: u32,
+}
+
+/// What one processor follows with time to spare.
+fn rate_max() -> u32 {
+    100_000
 }
 
 /// Frames as they pass ports, as pcapng: an interface for each port, the direction in `epb_flags`, and for a dropped frame
-/// the comment `drop: REASON`. Frames that the client is too slow for are left out and counted in `epb_dropcount` and
+/// the comment `drop: REASON`. Frames that the client is too slow for, or above `rate-max`, are left out and counted in `epb_dropcount` and
 /// `isb_ifdrop`. The answer ends when the client closes the connection.
 #[utoipa::path(
     get,
@@ -52,10 +61,10 @@ pub(super) async fn capture(
     State(plane): State<Arc<dyn Plane>>,
     Asked(query): Asked<CaptureQuery>,
 ) -> Result<Response, Refusal> {
-    let CaptureQuery { ports, filter, snap_len, drops_only } = query;
+    let CaptureQuery { ports, filter, snap_len, drops_only, rate_max } = query;
     let ports: Vec<String> = ports.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     let blocks = apart(move || {
-        let request = CaptureRequest { ports, snap_len, filter, drops_only };
+        let request = CaptureRequest { ports, snap_len, filter, drops_only, rate_max };
         let started = plane.capture(&request)?;
         tracing::info!(ports = request.ports.join(","), filter = request.filter, "capture started");
         PcapngStream::new(started).map_err(|error| Refusal::Failed(error.to_string()))

@@ -42,6 +42,8 @@ pub struct PcapngStream {
     stream: Arc<CaptureStream>,
     blocks: Blocks,
     statistics_at: Instant,
+    /// When the next frames may be taken.
+    resume_at: Instant,
 }
 
 impl PcapngStream {
@@ -49,7 +51,8 @@ impl PcapngStream {
     pub fn new(stream: Arc<CaptureStream>) -> Result<Self, PcapNgWriteError> {
         let mut blocks = Blocks::new(stream.snap_len(), stream.filter().as_str())?;
         blocks.add_interfaces(&stream)?;
-        Ok(Self { stream, blocks, statistics_at: Instant::now() + STATISTICS_TIME })
+        let now = Instant::now();
+        Ok(Self { stream, blocks, statistics_at: now + STATISTICS_TIME, resume_at: now })
     }
 
     /// The next blocks, whole ones, never none; waits until there are some. For a tokio runtime with time enabled.
@@ -67,6 +70,8 @@ impl PcapngStream {
             } else {
                 self.stream.ready().await;
             }
+            tokio::time::sleep_until(self.resume_at).await;
+            let mut taken = 0;
             while self.blocks.len() < CHUNK_BYTES
                 && let Some(record) = self.stream.take()
             {
@@ -75,7 +80,9 @@ impl PcapngStream {
                 }
                 self.blocks.add_frame(&record)?;
                 self.stream.recycle(record.data);
+                taken += 1;
             }
+            self.resume_at = Instant::now() + self.stream.time_of(taken);
             let due = self.statistics_at <= Instant::now() && self.blocks.has_news();
             if due || self.blocks.has_missed() {
                 self.blocks.add_statistics(SystemTime::now())?;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -26,6 +27,9 @@ pub struct CaptureRequest {
     pub filter: String,
     /// Only frames that are dropped.
     pub drops_only: bool,
+    /// Frames a second that are taken from the queue at most; 0: as many as the reader can. What a reader takes costs
+    /// processor time that the workers may need.
+    pub rate_max: u32,
 }
 
 /// Which way a frame goes, seen from the switch.
@@ -146,6 +150,7 @@ struct Capture {
     filter: Filter,
     snap_len: u32,
     drops_only: bool,
+    rate_max: u32,
     queue: Queue,
     /// Only ever grows: a record names its interface by its place.
     interfaces: Mutex<Vec<Arc<Interface>>>,
@@ -234,6 +239,7 @@ impl Captures {
             filter,
             snap_len,
             drops_only: request.drops_only,
+            rate_max: request.rate_max,
             queue: Queue::new(),
             interfaces: Mutex::default(),
         });
@@ -255,7 +261,7 @@ pub struct CaptureStream {
 }
 
 impl CaptureStream {
-    /// Frames that matched and did not fit the queue because the reader was too slow.
+    /// Frames that matched and did not fit the queue because the reader was too slow, or above its rate.
     pub fn missed(&self) -> u64 {
         self.capture.interfaces.lock().iter().fold(0, |sum, interface| sum.saturating_add(interface.missed()))
     }
@@ -284,6 +290,14 @@ impl CaptureStream {
     /// Most bytes kept of a frame.
     pub fn snap_len(&self) -> u32 {
         self.capture.snap_len
+    }
+
+    /// The time that so many frames are worth, as [`CaptureRequest::rate_max`] says.
+    pub(super) fn time_of(&self, frames: u32) -> Duration {
+        match self.capture.rate_max {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs(1) * frames / rate,
+        }
     }
 
     /// Interfaces from number `first` on.

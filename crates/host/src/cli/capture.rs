@@ -37,6 +37,9 @@ pub(crate) struct CaptureArguments {
     /// Only frames that are dropped
     #[arg(long)]
     drops: bool,
+    /// Frames a second at most; 0: as many as can be read, at the expense of the traffic where processors are few
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    rate_max: u32,
     /// End after this many frames
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -59,6 +62,7 @@ impl CaptureArguments {
             self.filter.as_deref().map(|filter| format!("filter={}", percent_encoded(filter))),
             self.snap_len.map(|len| format!("snap-len={len}")),
             self.drops.then(|| "drops-only=true".to_owned()),
+            Some(format!("rate-max={}", self.rate_max)),
         ];
         let query: Vec<String> = query.into_iter().flatten().collect();
         Ok(format!("/api/capture?{}", query.join("&")))
@@ -253,11 +257,12 @@ mod tests {
             filter: Some("host 10.0.0.1 && tcp".into()),
             snap_len: Some(96),
             drops: true,
+            rate_max: 5,
             count: None,
             duration: None,
         };
-        let expected =
-            "/api/capture?ports=web,db&filter=host%2010.0.0.1%20%26%26%20tcp&snap-len=96&drops-only=true";
+        let expected = "/api/capture?ports=web,db&filter=host%2010.0.0.1%20%26%26%20tcp\
+            &snap-len=96&drops-only=true&rate-max=5";
         assert_eq!(arguments.path().expect("a path"), expected);
         assert!(CaptureArguments { ports: vec!["a&b".into()], ..arguments }.path().is_err());
     }

@@ -24,6 +24,22 @@ fn option<'a>(options: &'a [PcapNGOption<'_>], code: u16) -> Option<&'a PcapNGOp
 }
 
 #[test]
+fn frames_are_taken_at_the_rate_that_was_asked_for() {
+    let captures = Captures::default();
+    let web = captures.point("web", "");
+    let wish = CaptureRequest { rate_max: 1000, ..request(&[]) };
+    let stream = Arc::new(captures.start(&wish).expect("started"));
+    let mut blocks = PcapngStream::new(Arc::clone(&stream)).expect("begun");
+    (0..100).for_each(|mark| offer(&web, &marked(mark), None));
+    all_of(&stream, &mut blocks);
+    let begun = std::time::Instant::now();
+    offer(&web, &marked(100), None);
+    all_of(&stream, &mut blocks);
+    let waited = begun.elapsed().as_millis();
+    assert!((80..5000).contains(&waited), "100 frames are worth 100 ms, but the next came after {waited} ms");
+}
+
+#[test]
 fn another_reader_finds_ports_directions_reasons_and_times() {
     let captures = Captures::default();
     let web = captures.point("web", "vhost-user /run/web.sock");
