@@ -39,7 +39,13 @@ enum Bench {
         /// One JSON object a row
         #[arg(long)]
         json: bool,
-        /// Rounds over all switches and sizes
+        /// Only systems whose name contains this, such as Ringway or OVS
+        #[arg(long, default_value = "")]
+        system: String,
+        /// Only cases whose name contains this, such as "64 B" or packed
+        #[arg(long, default_value = "")]
+        case: String,
+        /// Rounds over all systems and cases
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Length of each of the three windows of a cell, in milliseconds
@@ -70,9 +76,10 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Task::Setup => Sysroot::ensure().map(|root| println!("peers' root: {}", root.path().display())),
         Task::Guests => guests(),
-        Task::Bench { which: Bench::Switch { json, rounds, window_ms } } => {
+        Task::Bench { which: Bench::Switch { json, system, case, rounds, window_ms } } => {
             let window = Duration::from_millis(window_ms);
-            show(&switch_bench::run(Effort { rounds, window, ..Effort::default() })?, json)
+            let effort = Effort { system, case, rounds, window, ..Effort::default() };
+            show(&switch_bench::run(&effort)?, json)
         }
         Task::Bench { which: Bench::Bridge { json, rounds, passes, window_ms, part } } => {
             let effort = bridge_bench::Effort { rounds, passes, window: Duration::from_millis(window_ms) };

@@ -83,7 +83,7 @@ impl MemArea {
     #[inline(always)]
     pub fn prefetch(&self, offset: usize) {
         if let Some(line) = self.as_slice().sub(offset, 1) {
-            line.prefetch();
+            line.prefetch::<false>();
         }
     }
 

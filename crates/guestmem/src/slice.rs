@@ -106,19 +106,37 @@ impl<'m> MemSlice<'m> {
         unsafe { fill_shared(self.start, byte, self.len) };
     }
 
-    /// Asks the processor to bring the first cache line of the run closer. A hint: reads nothing.
+    /// Asks the processor to bring the first two cache lines of the run closer, for reading or for writing: a header
+    /// often ends one line, and what is read of a frame begins the next. A hint: reads nothing.
     #[inline(always)]
-    pub fn prefetch(&self) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        // SAFETY: a prefetch of any address is allowed and has no visible effect.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(self.start.cast());
-        }
+    pub fn prefetch<const WRITE: bool>(&self) {
+        const LINE: usize = 64;
+        prefetch_line::<WRITE>(self.start);
+        prefetch_line::<WRITE>(self.start.wrapping_add(LINE.min(self.len.saturating_sub(1))));
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.start
     }
+}
+
+/// Asks the processor to bring one cache line closer, for reading or for writing.
+#[inline(always)]
+pub(crate) fn prefetch_line<const WRITE: bool>(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address is allowed and has no visible effect.
+        unsafe {
+            if WRITE {
+                _mm_prefetch::<_MM_HINT_ET0>(at.cast())
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(at.cast())
+            }
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
 
 /// The summed length of a list, in bytes.

@@ -61,6 +61,13 @@ impl<const STRIDE: usize, const ALIGN: usize> MemTable<STRIDE, ALIGN> {
     words!(load_u32, store_u32, u32, AtomicU32);
     words!(load_u64, store_u64, u64, AtomicU64);
 
+    /// Asks the processor to bring the line of an entry closer, for reading or for writing. A hint: reads nothing; an index
+    /// outside does nothing of use.
+    #[inline(always)]
+    pub fn prefetch<const WRITE: bool>(&self, index: usize) {
+        crate::slice::prefetch_line::<WRITE>(self.start.wrapping_add(index.wrapping_mul(STRIDE)));
+    }
+
     #[inline(always)]
     fn word<T>(&self, index: usize, at: usize) -> *mut T {
         let size = size_of::<T>();

@@ -116,10 +116,16 @@ impl DeviceQueue {
     #[inline]
     pub fn complete(&mut self, burst: &Burst<'_>, chain: Chain, written: u32) {
         let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
-        if self.special {
+        if self.special && !self.passes(&chain) {
             return self.complete_special(burst, &chain, used);
         }
         self.put_used(used);
+    }
+
+    /// Whether a chain's entry can be written at once although there is an order to keep.
+    #[inline]
+    fn passes(&mut self, chain: &Chain) -> bool {
+        self.log.is_none() && self.order.as_mut().is_some_and(|order| order.passes(chain.sequence))
     }
 
     #[inline(always)]

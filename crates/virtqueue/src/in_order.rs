@@ -12,6 +12,8 @@ pub(crate) struct Used {
 /// Completions that wait for their turn, by the sequence number of their chain.
 pub(crate) struct InOrder {
     waiting: Box<[Option<Used>]>,
+    /// How many wait.
+    count: u16,
     /// Sequence number of the chain to be written next.
     next: u16,
 }
@@ -19,18 +21,28 @@ pub(crate) struct InOrder {
 impl InOrder {
     /// For a ring of `size` entries whose next popped chain has sequence number `next`.
     pub(crate) fn new(size: u16, next: u16) -> Self {
-        Self { waiting: vec![None; usize::from(size).next_power_of_two()].into(), next }
+        Self { waiting: vec![None; usize::from(size).next_power_of_two()].into(), count: 0, next }
+    }
+
+    /// Whether the chain with number `sequence` is completed just in time: then its entry is to be written at once.
+    #[inline(always)]
+    pub(crate) fn passes(&mut self, sequence: u16) -> bool {
+        let passes = self.count == 0 && sequence == self.next;
+        self.next = self.next.wrapping_add(u16::from(passes));
+        passes
     }
 
     /// Notes that the chain with number `sequence` is completed.
     pub(crate) fn insert(&mut self, sequence: u16, used: Used) {
         let place = self.place(sequence);
+        self.count += u16::from(self.waiting[place].is_none());
         self.waiting[place] = Some(used);
     }
 
     /// The next entry to be written, if it is completed.
     pub(crate) fn take(&mut self) -> Option<Used> {
         let used = self.waiting[self.place(self.next)].take()?;
+        self.count -= 1;
         self.next = self.next.wrapping_add(1);
         Some(used)
     }
@@ -54,5 +66,12 @@ mod tests {
         order.insert(65535, used(10));
         let taken: Vec<u16> = std::iter::from_fn(|| order.take()).map(|used| used.id).collect();
         assert_eq!(taken, [10, 11, 12]);
+        assert!(order.passes(2) && !order.passes(2) && !order.passes(4));
+        order.insert(4, used(14));
+        assert!(!order.passes(3), "behind it another one waits");
+        order.insert(3, used(13));
+        let taken: Vec<u16> = std::iter::from_fn(|| order.take()).map(|used| used.id).collect();
+        assert_eq!(taken, [13, 14]);
+        assert!(order.passes(5));
     }
 }

@@ -54,8 +54,12 @@ pub(crate) fn single<'m>(
     let Some(run) = memory.run(descriptor.addr, len, &mut hints.buffer).filter(|run| run.len() == len) else {
         return false;
     };
-    run.prefetch();
     let writable = u32::from(descriptor.is(WRITE) && !hints.readable_only);
+    if writable != 0 {
+        run.prefetch::<true>()
+    } else {
+        run.prefetch::<false>()
+    }
     let readable = 1 - writable;
     burst.chains.push(Chain {
         id,
@@ -102,7 +106,11 @@ impl<'w, 'm> Walk<'w, 'm> {
         let Some(run) = self.memory.run(descriptor.addr, len, &mut self.hints.buffer) else {
             return Err(DriverFault::AddressRange);
         };
-        run.prefetch();
+        if descriptor.is(WRITE) {
+            run.prefetch::<true>()
+        } else {
+            run.prefetch::<false>()
+        }
         self.segments.push(run);
         if run.len() < len {
             let rest = Rest { addr: descriptor.addr, len, done: run.len() };

@@ -239,7 +239,7 @@ impl Filler<'_, '_> {
     #[inline]
     fn prefetch_next(&self) {
         if let Some(first) = self.burst.chains().get(1).and_then(|chain| self.burst.writable(chain).first()) {
-            first.prefetch();
+            first.prefetch::<true>();
         }
     }
 }
