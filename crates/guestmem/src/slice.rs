@@ -124,15 +124,13 @@ impl<'m> MemSlice<'m> {
 #[inline(always)]
 pub(crate) fn prefetch_line<const WRITE: bool>(at: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch of any address is allowed and has no visible effect.
-        unsafe {
-            if WRITE {
-                _mm_prefetch::<_MM_HINT_ET0>(at.cast())
-            } else {
-                _mm_prefetch::<_MM_HINT_T0>(at.cast())
-            }
+    // SAFETY: a prefetch of any address is allowed and has no visible effect. As assembly, because the compiler makes one
+    // for reading of `_MM_HINT_ET0` unless it may rely on PREFETCHW; processors without it do nothing.
+    unsafe {
+        if WRITE {
+            std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+        } else {
+            std::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
         }
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]

@@ -110,7 +110,6 @@ impl SplitRing {
         burst.reserve(count);
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
         let (first, mask) = (self.next_avail, self.size - 1);
-        self.prefetch::<BIG>(first, count);
         let mut fault = None;
         let mut popped = 0;
         while popped < count && burst.segments.len() < segments_max {
@@ -131,23 +130,26 @@ impl SplitRing {
             popped += 1;
         }
         self.next_avail = first.wrapping_add(popped as u16);
+        self.prefetch::<BIG>(popped);
         (popped, fault)
     }
 
-    /// Sets the reads of a pop's descriptors going, and the ring's lines that their completions will be written to: they
-    /// come from the driver's processor one after the other otherwise.
+    /// Brings closer what comes after a pop of `count` chains: the ring's lines that their completions will be written to,
+    /// and the descriptors of the next pop, as far as they are known to be there. They lie in the cache of the driver's
+    /// processor.
     #[inline(always)]
-    fn prefetch<const BIG: bool>(&self, first: u16, count: usize) {
+    fn prefetch<const BIG: bool>(&self, count: usize) {
         /// Entries of the used ring in a cache line.
         const USED_A_LINE: usize = 64 / USED_ENTRY_SIZE;
         let mask = usize::from(self.size - 1);
-        for step in 0..count {
-            let place = usize::from(first).wrapping_add(step) & mask;
-            let head = host_u16(self.avail_entries.load_u16(place, 0, Ordering::Relaxed), BIG);
-            self.desc.prefetch::<false>(head.into());
-        }
         for step in (0..count + USED_A_LINE).step_by(USED_A_LINE) {
             self.used_entries.prefetch::<true>(usize::from(self.next_used).wrapping_add(step) & mask);
+        }
+        let known = usize::from(self.seen_avail.wrapping_sub(self.next_avail));
+        for step in 0..known.min(count) {
+            let place = usize::from(self.next_avail).wrapping_add(step) & mask;
+            let head = host_u16(self.avail_entries.load_u16(place, 0, Ordering::Relaxed), BIG);
+            self.desc.prefetch::<false>(head.into());
         }
     }
 
