@@ -155,7 +155,7 @@ fn one_buffer_one_frame() {
             let (a, b, c) = (frame(1514), frame(60), frame(88));
             let frames = [&a, &b, &c].map(|bytes| Frame::private(bytes, Offload::None));
             let done = guest.deliver(&rules(features), &frames).unwrap();
-            assert_eq!(done, Delivered { frames: 3, bytes: 1514 + 60 + 88, no_buffers: 0, too_long: 0 });
+            assert_eq!(done, Delivered { frames: 3, bytes: 1514 + 60 + 88, ..Delivered::default() });
             let expected = [&a, &b, &c].map(|bytes| [header(1), bytes.clone()].concat());
             let used = guest.used();
             assert_eq!(used.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [0, 1, 2]);
@@ -208,7 +208,7 @@ fn a_frame_does_not_walk_thousands_of_tiny_buffers() {
     let (long, short) = (frame(12 * 1025), frame(12 * 1023));
     let frames = [&long, &short].map(|bytes| Frame::private(bytes, Offload::None));
     let done = guest.deliver(&rules(MERGEABLE), &frames).unwrap();
-    assert_eq!(done, Delivered { frames: 1, bytes: short.len() as u64, too_long: 1, no_buffers: 0 });
+    assert_eq!(done, Delivered { frames: 1, bytes: short.len() as u64, too_long: 1, ..Delivered::default() });
     let whole: Vec<u8> = guest.used().into_iter().flat_map(|(_, bytes)| bytes).collect();
     assert_eq!(whole, [header(1024), short].concat());
 }
@@ -224,7 +224,7 @@ fn without_merging_a_long_frame_is_dropped_and_its_buffer_stays() {
         assert_eq!(done, Delivered { too_long: 1, ..Delivered::default() });
         assert_eq!(guest.used(), []);
         let done = guest.deliver(&rules(Features::VERSION_1), &frames).unwrap();
-        assert_eq!(done, Delivered { frames: 1, bytes: 88, too_long: 1, no_buffers: 0 });
+        assert_eq!(done, Delivered { frames: 1, bytes: 88, too_long: 1, ..Delivered::default() });
         assert_eq!(guest.used(), [(0, [header(1), short].concat())]);
     }
 }
@@ -237,7 +237,7 @@ fn too_few_buffers_are_all_given_back() {
         let bytes = frame(300);
         let frames = [Frame::private(&bytes, Offload::None); 2];
         let done = guest.deliver(&rules(MERGEABLE), &frames).unwrap();
-        assert_eq!(done, Delivered { no_buffers: 2, ..Delivered::default() });
+        assert_eq!(done, Delivered { no_buffers: 2, left: 2, short: true, ..Delivered::default() });
         guest.post(&[100]);
         assert_eq!(guest.deliver(&rules(MERGEABLE), &frames[..1]).unwrap(), plain(300));
         let used = guest.used();
@@ -266,7 +266,7 @@ fn a_faulty_chain_is_reported_after_those_in_front_of_it() {
     let bytes = frame(60);
     let frames = [Frame::private(&bytes, Offload::None); 2];
     let done = guest.deliver(&rules(MERGEABLE), &frames).unwrap();
-    assert_eq!(done, Delivered { frames: 1, bytes: 60, no_buffers: 1, too_long: 0 });
+    assert_eq!(done, Delivered { frames: 1, bytes: 60, no_buffers: 1, left: 1, ..Delivered::default() });
     assert_eq!(guest.deliver(&rules(MERGEABLE), &frames), Err(DriverFault::AddressRange));
 }
 
@@ -338,7 +338,7 @@ fn what_was_not_negotiated_is_done_in_software() {
     let mut guest = Guest::new(RingFeatures::default());
     (0..3).for_each(|_| guest.post(&[6000]));
     let done = guest.deliver(&rules(MERGEABLE), &frames).unwrap();
-    assert_eq!((done.frames, done.no_buffers), (3, 1));
+    assert_eq!((done.frames, done.no_buffers, done.left), (3, 1, 0));
 }
 
 /// From one guest's transmit queue to another's receive queue, over all that can differ.

@@ -56,6 +56,7 @@ fn port(number: usize) -> PortView {
             to_guest: TrafficView { frames: n * 5, bytes: u64::MAX - n },
             drops: BTreeMap::from([("locked".into(), n * 3), ("receiver-full".into(), 2 * n + 2)]),
             kicks: 4,
+            misses: 0,
             calls: 4,
         },
         queues: vec![queue(0, "to-guest", n), queue(1, "from-guest", 2 * n)],

@@ -92,15 +92,59 @@ fn a_sender_that_outruns_its_receiver_loses_frames_by_name_and_blocks_nobody() {
     c.receive();
     c.send(&frame(MAC_A, MAC_C, b"", 60));
     a.receive();
-    // b takes nothing: its buffers fill, the rest is dropped, and a's frames to c still arrive.
-    for round in 0..300u32 {
+    // b takes nothing: its buffers fill, then its backlog, the rest is dropped, and a's frames to c still arrive.
+    const WAITING: u64 = 256;
+    for round in 0..600u32 {
         a.send(&frame(MAC_B, MAC_A, &round.to_be_bytes(), 60));
         a.send(&frame(MAC_C, MAC_A, &round.to_be_bytes(), 60));
         assert_eq!(c.receive().1[14..18], round.to_be_bytes());
     }
     lab.until("b", |view| {
-        view.counters.drops.get("receiver-full") == Some(&(300 - u64::from(station::RING)))
+        let counters = &view.counters;
+        let dropped = counters.drops.get("receiver-full").copied();
+        dropped == Some(600 - u64::from(station::RING) - WAITING) && counters.misses == WAITING
     });
+    // What waited comes when b takes what lies in front of it, in order; what is sent meanwhile comes behind it.
+    for round in 0..u32::from(station::RING) + WAITING as u32 {
+        assert_eq!(b.receive().1[14..18], round.to_be_bytes());
+    }
+    a.send(&frame(MAC_B, MAC_A, b"last", 60));
+    assert_eq!(b.receive().1[14..18], *b"last");
+    lab.until("b", |view| view.counters.misses == WAITING);
+}
+
+#[test]
+fn frames_for_a_busy_receiver_from_many_sides_all_arrive_in_order() {
+    let lab = Lab::new("mode = \"pool\"\nthreads = 2", &["a", "b", "c"]);
+    let mut a = Station::connect(&lab.socket("a"), plain());
+    let mut b = Station::connect(&lab.socket("b"), plain());
+    let mut c = Station::connect(&lab.socket("c"), plain());
+    exchange(&mut a, &mut b, 1);
+    c.send(&frame(MAC_B, MAC_C, b"known", 60));
+    b.receive_from(MAC_C);
+    const COUNT: u32 = 20_000;
+    // No more than wait under way at once, so that none may be dropped.
+    const WINDOW: u32 = 100;
+    let (mut sent, mut heard) = ([0u32; 2], [0u32; 2]);
+    while heard != [COUNT; 2] {
+        let mut sends = false;
+        for (side, (station, mac)) in [(&mut a, MAC_A), (&mut c, MAC_C)].into_iter().enumerate() {
+            if sent[side] < COUNT && sent[side] - heard[side] < WINDOW {
+                station.send(&frame(MAC_B, mac, &sent[side].to_be_bytes(), 60));
+                sent[side] += 1;
+                sends = true;
+            }
+        }
+        if !sends || sent[0].is_multiple_of(50) {
+            // b may be slow; then frames wait.
+            while let Some((_, frame)) = b.poll() {
+                let side = usize::from(frame[6..12] == MAC_C);
+                assert_eq!(frame[14..18], heard[side].to_be_bytes(), "side {side}");
+                heard[side] += 1;
+            }
+        }
+    }
+    assert!(!lab.view("b").counters.drops.contains_key("receiver-full"));
 }
 
 #[test]

@@ -66,8 +66,12 @@ pub struct Delivered {
     pub frames: u32,
     /// Their bytes, without virtio headers.
     pub bytes: u64,
-    /// Frames dropped because the driver had no buffers.
+    /// Frames for which the driver had no buffers, or for not all of their segments.
     pub no_buffers: u32,
+    /// Those of them at the end of the list of which nothing was delivered.
+    pub left: u32,
+    /// Whether there were buffers for the first of these, but too few.
+    pub short: bool,
     /// Frames dropped because they are longer than the driver's next buffer, which cannot be merged, or than
     /// [`BUFFERS_MAX`] of them.
     pub too_long: u32,
@@ -114,13 +118,16 @@ pub fn deliver_burst<'m>(
             delivered.count(&placed, frame);
             if matches!(placed, Placed::NoBuffers) {
                 delivered.no_buffers += (frames.len() - index - 1) as u32;
+                delivered.left = (frames.len() - index) as u32;
+                delivered.short = !filler.burst.is_empty();
                 break;
             }
             continue;
         }
         // No segmentation for a driver that has no buffer for the first segment.
         if filler.burst.is_empty() && filler.pop(1) == 0 {
-            delivered.no_buffers += (frames.len() - index) as u32;
+            delivered.left = (frames.len() - index) as u32;
+            delivered.no_buffers += delivered.left;
             break;
         }
         software.convert(frame, rules.accepts, |part| {

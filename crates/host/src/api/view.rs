@@ -261,6 +261,10 @@ pub struct CountersView {
     pub kicks: u64,
     /// Calls sent.
     pub calls: u64,
+    /// Frames to the guest that had to wait: another worker was in the queue, or the driver had no buffers. All others went
+    /// straight into the guest's buffers.
+    #[serde(default)]
+    pub misses: u64,
 }
 
 /// Frames and bytes in one direction.

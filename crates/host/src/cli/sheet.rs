@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::show::{place, state};
 use super::table::{bytes, lines, table};
-use crate::api::view::{PortView, ReceiveFilterView, SettingsView, TrafficView, UplinkView};
+use crate::api::view::{CountersView, PortView, ReceiveFilterView, SettingsView, TrafficView, UplinkView};
 
 /// The port's facts, then its queues as a table.
 pub(crate) fn port_sheet(port: &PortView) -> String {
@@ -27,6 +27,7 @@ pub(crate) fn port_sheet(port: &PortView) -> String {
         ("from guest", traffic(&counters.from_guest)),
         ("to guest", traffic(&counters.to_guest)),
         ("drops", join(drops)),
+        ("fast rx", fast_rx(counters)),
         ("kicks", counters.kicks.to_string()),
         ("calls", counters.calls.to_string()),
         ("fdb", fdb),
@@ -116,6 +117,15 @@ fn list(what: &str, of: &[String]) -> Option<String> {
 
 fn traffic(side: &TrafficView) -> String {
     format!("{} frames, {}", side.frames, bytes(side.bytes))
+}
+
+/// The talk's table: frames that went straight into the guest's buffers, and those that had to wait.
+fn fast_rx(counters: &CountersView) -> String {
+    let (all, misses) = (counters.to_guest.frames, counters.misses);
+    // A frame that waits is counted before it is delivered.
+    let hits = all.saturating_sub(misses);
+    let share = if all == 0 { 100.0 } else { hits as f64 * 100.0 / all as f64 };
+    format!("{hits} hits, {misses} misses ({share:.2} % hits)")
 }
 
 fn join<T: ToString>(parts: impl IntoIterator<Item = T>) -> String {

@@ -5,6 +5,7 @@
 //! open only once. If a step fails, what was done is undone, and the old configuration stays.
 
 use super::addresses::{self, Addresses};
+use super::kicks::Cause;
 use super::link::LinkPort;
 use super::listen::Endpoint;
 use super::monitor::Monitor;
@@ -416,7 +417,9 @@ impl Plane {
                     let owner = &guest.transmit[usize::from(index)].owner;
                     owner.get_or_init(|| (Arc::clone(&worker.kicks), number));
                 }
-                Attachment::Link(link) => worker.kicks.watch(number, link.queues[usize::from(index)].fd())?,
+                Attachment::Link(link) => {
+                    worker.kicks.watch(number, Cause::Transmit, link.queues[usize::from(index)].fd())?
+                }
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use crate::capture::Direction;
 use arrayvec::ArrayVec;
 use devices::net::receive::deliver_burst;
 use devices::net::{Delivered, Frame, HeadBuffer, Offload, Software, TagEdit};
+use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
 use switch::{
     ANSWER_MAX, Decision, DropReason, EthernetHead, Form, Head, Now, PortId, Reach, Tagging, Verdict, View,
@@ -209,7 +210,7 @@ impl Deliverer {
         }
     }
 
-    /// Gives a receive queue its frames: one lock, one look for buffers, one call for the whole group.
+    /// Gives a receive queue its frames: straight into the guest's buffers, or behind what waits already.
     fn deliver_to_queue(
         &mut self,
         port: &Port,
@@ -218,14 +219,6 @@ impl Deliverer {
         frames: &[Frame<'_>],
         group: Set,
     ) {
-        let stats = &target.stats;
-        let mut guard = target.live.lock();
-        let Some(live) = guard.as_mut().filter(|live| live.enabled && live.queue.fault().is_none()) else {
-            // Counted like the port that has no queue at all: that count has many writers.
-            return drop_unheld(port, target, DropReason::ReceiverDown, frames, group);
-        };
-        let Live { queue, memory, rules, .. } = live;
-        let mut buffers = std::mem::take(&mut self.buffers).recycle();
         let mut chosen = recycle_frames(std::mem::take(&mut self.group));
         // The common group is the whole burst; another one is gathered first.
         let group = if group.count_ones() as usize == frames.len() {
@@ -234,31 +227,143 @@ impl Deliverer {
             chosen.extend(members(group).map(|i| frames[i]));
             &chosen
         };
-        // Buffers run out at some frame; what is behind it is not delivered either.
-        let (reason, lost) =
-            match deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group) {
-                Ok(delivered) => {
-                    count_delivered(stats, &delivered);
-                    (DropReason::ReceiverFull, delivered.no_buffers as usize)
-                }
-                Err(_) => {
-                    stats.dropped(DropReason::ReceiverFault, group.len() as u64);
-                    (DropReason::ReceiverFault, group.len())
-                }
+        let done = self.deliver_at_once(port, guest, target, group);
+        if done < group.len() {
+            put_off(port, target, &group[done..]);
+        }
+        // Frames that others put off while we were in the queue are ours to deliver.
+        if !target.backlog.is_empty_after_all() {
+            match target.live.try_lock() {
+                Some(guard) => self.drain(port, guest, target, guard),
+                // Whoever is inside may be no worker, and then does not look here when he leaves.
+                None if target.backlog.ask() => guest.poke(target.pair),
+                None => {}
+            }
+        }
+        self.group = recycle_frames(chosen);
+    }
+
+    /// The fast way: nobody is in the queue, and nothing waits. One lock, one look for buffers, one call for the whole group.
+    /// Returns how many frames are dealt with, the first ones.
+    fn deliver_at_once(
+        &mut self,
+        port: &Port,
+        guest: &GuestPort,
+        target: &ReceiveQueue,
+        group: &[Frame<'_>],
+    ) -> usize {
+        let Some(mut guard) = target.live.try_lock() else { return 0 };
+        let Some(live) = running(&mut guard) else {
+            // Counted like the port that has no queue at all: that count has many writers.
+            drop_unheld(port, target, DropReason::ReceiverDown, group, all(group));
+            return group.len();
+        };
+        if !target.backlog.is_empty() {
+            return 0;
+        }
+        let Filled { done, .. } = self.fill(port, guest, target, live, group);
+        let due = live.flush(&target.stats);
+        drop(guard);
+        call(due);
+        done
+    }
+
+    /// Delivers what waits for one of the guest's receive queues. For the worker that owns the pair.
+    #[cold]
+    pub(super) fn serve_backlog(&mut self, port: &Port, guest: &GuestPort, target: &ReceiveQueue) {
+        target.backlog.answer();
+        self.drain(port, guest, target, target.live.lock());
+    }
+
+    /// Delivers what waits for a receive queue, in order, as far as the driver has buffers.
+    #[cold]
+    fn drain<'g>(
+        &mut self,
+        port: &Port,
+        guest: &GuestPort,
+        target: &'g ReceiveQueue,
+        mut guard: MutexGuard<'g, Option<Live>>,
+    ) {
+        loop {
+            let Some(live) = running(&mut guard) else {
+                let lost = target.backlog.clear();
+                return target.stats.dropped_unheld(DropReason::ReceiverDown, lost as u64);
             };
+            let waits_for_buffers = self.drain_into(port, guest, target, live);
+            let due = live.flush(&target.stats);
+            drop(guard);
+            call(due);
+            if waits_for_buffers || target.backlog.is_empty_after_all() {
+                return;
+            }
+            guard = target.live.lock();
+        }
+    }
+
+    /// The part of [`Self::drain`] in the queue. True: frames wait for buffers, and the driver will kick when it has some.
+    fn drain_into(&mut self, port: &Port, guest: &GuestPort, target: &ReceiveQueue, live: &mut Live) -> bool {
+        let mut line = target.backlog.open();
+        loop {
+            let frames = line.first::<BURST>();
+            let (all, mut done) = (frames.len(), 0);
+            if all != 0 {
+                let filled = self.fill(port, guest, target, live, &frames);
+                done = filled.done;
+                if filled.short {
+                    // Buffers, but too few for this one frame. No kick would tell of more: it goes.
+                    drop_unheld(port, target, DropReason::ReceiverFull, &frames[done..], 1);
+                    done += 1;
+                }
+            }
+            drop(frames);
+            line.advance(done);
+            if all == 0 {
+                live.queue.disable_notify();
+                return false;
+            }
+            if done == 0 && !live.queue.enable_notify() {
+                return true;
+            }
+        }
+    }
+
+    /// Writes frames into a guest's buffers, and counts those that are lost.
+    fn fill(
+        &mut self,
+        port: &Port,
+        guest: &GuestPort,
+        target: &ReceiveQueue,
+        live: &mut Live,
+        group: &[Frame<'_>],
+    ) -> Filled {
+        let stats = &target.stats;
+        let Live { queue, memory, rules, .. } = live;
+        let mut buffers = std::mem::take(&mut self.buffers).recycle();
+        let filled = deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group);
+        self.buffers = buffers.recycle();
+        let short = filled.is_ok_and(|delivered| delivered.short);
+        let (done, lost, reason) = match filled {
+            Ok(delivered) => {
+                count_delivered(stats, &delivered);
+                let done = group.len() - delivered.left as usize;
+                (done, delivered.no_buffers - delivered.left, DropReason::ReceiverFull)
+            }
+            Err(_) => {
+                stats.dropped(DropReason::ReceiverFault, group.len() as u64);
+                (group.len(), group.len() as u32, DropReason::ReceiverFault)
+            }
+        };
         if let Some(fault) = queue.fault() {
             stats.faulted(fault);
             guest.attention.wake();
         }
-        self.buffers = buffers.recycle();
-        let due = live.flush(stats);
-        drop(guard);
-        call(due);
         if port.capture.is_on() {
-            let first_lost = group.len().saturating_sub(lost);
-            port.capture_burst(group, Direction::Egress, |index| (index >= first_lost).then_some(reason));
+            let first_lost = done.saturating_sub(lost as usize);
+            port.capture_burst(&group[..done], Direction::Egress, |index| {
+                (index >= first_lost).then_some(reason)
+            });
         }
-        self.group = recycle_frames(chosen);
+        Filled { done, short }
     }
 
     /// Hands frames to an interface of the host.
@@ -292,6 +397,14 @@ impl Deliverer {
             link.flush(queue);
         }
     }
+}
+
+/// How far [`Deliverer::fill`] came.
+struct Filled {
+    /// Frames that are delivered or lost, the first ones; for the others there is no buffer.
+    done: usize,
+    /// There are buffers for the next one, but too few.
+    short: bool,
 }
 
 /// Where the flooded frames of a burst go.
@@ -352,10 +465,30 @@ fn drop_unheld(port: &Port, queue: &ReceiveQueue, reason: DropReason, frames: &[
     }
 }
 
+/// Has frames wait for a receive queue, or drops those for which there is no room to wait.
+#[cold]
+fn put_off(port: &Port, target: &ReceiveQueue, frames: &[Frame<'_>]) {
+    let kept = target.backlog.put(frames);
+    target.stats.misses.fetch_add(kept as u64, Relaxed);
+    let lost = &frames[kept..];
+    drop_unheld(port, target, DropReason::ReceiverFull, lost, all(lost));
+}
+
+/// What runs in a receive queue, if frames can be put into it.
+fn running(live: &mut Option<Live>) -> Option<&mut Live> {
+    live.as_mut().filter(|live| live.enabled && live.queue.fault().is_none())
+}
+
+/// All frames of a list, which is no longer than a burst.
+fn all(frames: &[Frame<'_>]) -> Set {
+    members(Set::MAX).take(frames.len()).fold(0, |set, i| set | 1 << i)
+}
+
 fn count_delivered(stats: &QueueStats, delivered: &Delivered) {
     stats.forwarded(delivered.frames.into(), delivered.bytes);
-    if delivered.no_buffers != 0 {
-        stats.dropped(DropReason::ReceiverFull, delivered.no_buffers.into());
+    if delivered.no_buffers != delivered.left {
+        // What is dropped at a full backlog is counted here as well, by many.
+        stats.dropped_unheld(DropReason::ReceiverFull, (delivered.no_buffers - delivered.left).into());
     }
     if delivered.too_long != 0 {
         stats.dropped(DropReason::ReceiverTooSmall, delivered.too_long.into());

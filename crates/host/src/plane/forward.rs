@@ -49,7 +49,13 @@ impl Forwarder {
     /// Serves a source once; returns how many frames or chains were handled.
     pub(super) fn serve(&mut self, source: &Source) -> usize {
         match &source.port.attachment {
-            Attachment::Guest(guest) => self.forward_burst(&source.port, guest, source.index),
+            Attachment::Guest(guest) => {
+                let receive = &guest.receive[usize::from(source.index)];
+                if !receive.backlog.is_empty() {
+                    self.out.serve_backlog(&source.port, guest, receive);
+                }
+                self.forward_burst(&source.port, guest, source.index)
+            }
             Attachment::Link(link) => self.forward_from_link(&source.port, link, source.index),
         }
     }

@@ -9,6 +9,20 @@ use std::os::fd::{AsFd, OwnedFd};
 /// The number under which our own wake-up stands in the epoll set.
 const WAKE: u64 = u64::MAX;
 
+/// Stands in the epoll set beside a source's number where the kicks are those of its receive queue.
+const RECEIVE: u64 = 1 << 32;
+
+/// Why a source is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Its driver sent something.
+    Transmit,
+    /// Its driver has buffers for what waits.
+    Receive,
+    /// [`Kicks::poke`].
+    Poke,
+}
+
 /// The sleeping place of one worker. Sessions hold it to have their queues looked at.
 pub(super) struct Kicks {
     epoll: OwnedFd,
@@ -27,9 +41,10 @@ impl Kicks {
 
     /// From now on source `number` is looked at when `fd` becomes readable. Edge-triggered: the descriptor is never
     /// read, every write to it counts.
-    pub(super) fn watch(&self, number: u32, fd: impl AsFd) -> io::Result<()> {
+    pub(super) fn watch(&self, number: u32, cause: Cause, fd: impl AsFd) -> io::Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(number.into()), flags)?)
+        let mark = if cause == Cause::Receive { RECEIVE } else { 0 };
+        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(mark | u64::from(number)), flags)?)
     }
 
     /// Ends [`Self::watch`].
@@ -48,13 +63,13 @@ impl Kicks {
         self.wake.wake();
     }
 
-    /// Sleeps for `timeout` at most (`None`: until something happens) and tells what to look at: `look(number, kicked)`.
+    /// Sleeps for `timeout` at most (`None`: until something happens) and tells what to look at: `look(number, cause)`.
     /// `events` is scratch space.
     pub(super) fn wait(
         &self,
         events: &mut Vec<epoll::Event>,
         timeout: Option<&Timespec>,
-        mut look: impl FnMut(u32, bool),
+        mut look: impl FnMut(u32, Cause),
     ) {
         events.clear();
         if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout).is_err() {
@@ -64,9 +79,10 @@ impl Kicks {
             match event.data.u64() {
                 WAKE => {
                     self.wake.clear();
-                    self.due.lock().drain(..).for_each(|number| look(number, false));
+                    self.due.lock().drain(..).for_each(|number| look(number, Cause::Poke));
                 }
-                number => look(number as u32, true),
+                number if number & RECEIVE != 0 => look(number as u32, Cause::Receive),
+                number => look(number as u32, Cause::Transmit),
             }
         }
     }

@@ -6,6 +6,7 @@
 //! of the host's interfaces. How they share ports: docs/adr/0003.
 
 mod addresses;
+mod backlog;
 mod change;
 mod control;
 mod deliver;

@@ -3,9 +3,10 @@
 //! Who touches what: a transmit queue belongs to one worker, a receive queue to whoever delivers into it. Each
 //! has a lock that is taken once a burst. The session thread takes the same lock to start, stop or change the
 //! queue, so when it has the lock nobody is inside a ring and nobody holds a slice of the guest's memory.
-//! Order of locks: one transmit queue, then one receive queue at a time. See docs/adr/0003.
+//! Order of locks: one transmit queue, then one receive queue at a time, then its backlog. See docs/adr/0003.
 
 use super::addresses::{Addresses, EntryKey};
+use super::backlog::Backlog;
 use super::kicks::Kicks;
 use super::link::LinkPort;
 use super::listen::Endpoint;
@@ -205,10 +206,12 @@ impl GuestPort {
             stats: QueueStats::default(),
             owner: OnceLock::new(),
         };
-        let receive = |_| ReceiveQueue {
+        let receive = |pair| ReceiveQueue {
+            pair,
             live: Mutex::new(None),
             stats: QueueStats::default(),
             filled: AtomicBool::new(false),
+            backlog: Backlog::default(),
         };
         Ok(Self {
             transmit: (0..queue_pairs).map(transmit).collect(),
@@ -245,12 +248,16 @@ impl GuestPort {
         }
     }
 
-    /// The worker that serves a virtqueue, and under which number; receive queues have none.
+    /// The worker that serves the queue pair of a virtqueue, and under which number.
     pub(super) fn owner(&self, index: u16) -> Option<&(Arc<Kicks>, u32)> {
-        if index.is_multiple_of(2) {
-            return None;
-        }
         self.transmit.get(usize::from(index / 2))?.owner.get()
+    }
+
+    /// Has the owner of a queue pair look at it.
+    pub(super) fn poke(&self, pair: u16) {
+        if let Some((worker, number)) = self.owner(2 * pair) {
+            worker.poke(*number);
+        }
     }
 
     /// Notes that a flow is sent on `pair`.
@@ -352,10 +359,13 @@ pub(super) struct TransmitQueue {
 
 /// A guest's receive queue; any worker may deliver.
 pub(super) struct ReceiveQueue {
+    pub(super) pair: u16,
     pub(super) live: Mutex<Option<Live>>,
     pub(super) stats: QueueStats,
     /// Whether the driver has ever filled it: front-ends may enable queues that their driver does not use.
     filled: AtomicBool,
+    /// Frames that wait for it.
+    pub(super) backlog: Backlog,
 }
 
 impl ReceiveQueue {
@@ -370,7 +380,14 @@ impl ReceiveQueue {
     }
 
     /// To be called when the queue stops: the next driver starts anew.
-    pub(super) fn forget_filled(&self) {
+    pub(super) fn forget(&self) {
         self.filled.store(false, Relaxed);
+        let lost = self.backlog.clear();
+        self.stats.dropped_unheld(DropReason::ReceiverDown, lost as u64);
+    }
+
+    /// Whether frames wait whose driver has no way to say that it has buffers for them.
+    pub(super) fn wants_looks(&self) -> bool {
+        !self.backlog.is_empty() && self.live.lock().as_ref().is_some_and(|live| live.polled)
     }
 }

@@ -5,6 +5,7 @@
 //! whatever reason, its queues stop and the next front-end is waited for.
 
 use super::forward::Forwarder;
+use super::kicks::Cause;
 use super::listen::Endpoint;
 use super::notify::accept_eventfd;
 use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
@@ -369,7 +370,7 @@ impl<'s> Connection<'s> {
     /// Puts a running queue where workers find it.
     fn place(&self, index: u16, mut live: Live) {
         let Some(slot) = self.guest.slot(index) else { return };
-        // We look at receive buffers when there is a frame for them: their kicks are never needed.
+        // We look at receive buffers when there is a frame for them: their kicks are needed only while one waits.
         live.queue.disable_notify();
         // A back-end before us may have been killed between using buffers and saying so.
         live.call_once();
@@ -395,7 +396,7 @@ impl<'s> Connection<'s> {
         }
         let taken = self.guest.slot(index).and_then(|slot| slot.lock().take());
         if index.is_multiple_of(2) {
-            self.guest.receive[usize::from(index / 2)].forget_filled();
+            self.guest.receive[usize::from(index / 2)].forget();
         }
         self.guest.count_ready();
         taken.map(|live| live.queue.state()).unwrap_or_default()
@@ -480,10 +481,12 @@ impl<'s> Connection<'s> {
         self.with_live(index, |live| live.polled = polled)
     }
 
-    /// Has the owner of a transmit queue woken by its kicks. Receive queues have no kicks worth waking for.
+    /// Has the owner of a queue pair woken by the kicks of its queues. Drivers are asked for those of a receive queue only while
+    /// frames wait for buffers.
     fn watch(&mut self, index: u16, kick: Option<OwnedFd>) {
+        let cause = if index.is_multiple_of(2) { Cause::Receive } else { Cause::Transmit };
         if let (Some((worker, number)), Some(kick)) = (self.guest.owner(index), &kick)
-            && let Err(error) = worker.watch(*number, kick)
+            && let Err(error) = worker.watch(*number, cause, kick)
         {
             tracing::warn!(port = self.serving.port.name, index, %error, "kicks are not watched");
         }
@@ -499,7 +502,7 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Has a transmit queue looked at: chains may be waiting whose kick went elsewhere.
+    /// Has a queue pair looked at: chains may be waiting whose kick went elsewhere.
     fn poke(&self, index: u16) {
         if let Some((worker, number)) = self.guest.owner(index) {
             worker.poke(*number);

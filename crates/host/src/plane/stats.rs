@@ -10,6 +10,8 @@ pub(super) struct QueueStats {
     pub(super) bytes: AtomicU64,
     pub(super) kicks: AtomicU64,
     pub(super) calls: AtomicU64,
+    /// Frames that had to wait in the queue's backlog. Written by anyone.
+    pub(super) misses: AtomicU64,
     pub(super) drops: [AtomicU64; DropReason::COUNT],
     pub(super) faults: [AtomicU64; DriverFault::COUNT],
 }
@@ -21,6 +23,7 @@ impl Default for QueueStats {
             bytes: AtomicU64::new(0),
             kicks: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             faults: [const { AtomicU64::new(0) }; DriverFault::COUNT],
         }

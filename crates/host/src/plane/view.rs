@@ -394,5 +394,6 @@ fn counters(port: &Port) -> CountersView {
         drops: drops(both()),
         kicks: sum(both(), |stats| &stats.kicks),
         calls: sum(both(), |stats| &stats.calls),
+        misses: sum(to.iter().copied(), |stats| &stats.misses),
     }
 }

@@ -7,7 +7,7 @@
 
 use super::Origin;
 use super::forward::Forwarder;
-use super::kicks::Kicks;
+use super::kicks::{Cause, Kicks};
 use super::port::{Attachment, Source};
 use super::stats::add;
 use arc_swap::ArcSwap;
@@ -133,19 +133,21 @@ impl Worker {
             add(&self.sleeps, 1);
         }
         let mut now = None;
-        self.kicks.wait(events, timeout.as_ref(), |number, kicked| {
-            if kicked {
-                self.count_kick(number as usize);
-            }
+        self.kicks.wait(events, timeout.as_ref(), |number, cause| {
+            self.count_kick(number as usize, cause);
             Active::insert(active, number, *now.get_or_insert_with(Instant::now));
         });
     }
 
-    fn count_kick(&self, number: usize) {
-        if let Some(Some(Source { port, index })) = self.sources.load().get(number)
+    fn count_kick(&self, number: usize, cause: Cause) {
+        if cause != Cause::Poke
+            && let Some(Some(Source { port, index })) = self.sources.load().get(number)
             && let Attachment::Guest(guest) = &port.attachment
         {
-            add(&guest.transmit[usize::from(*index)].stats.kicks, 1);
+            let pair = usize::from(*index);
+            let is_sent = cause == Cause::Transmit;
+            let stats = if is_sent { &guest.transmit[pair].stats } else { &guest.receive[pair].stats };
+            add(&stats.kicks, 1);
         }
     }
 
@@ -195,7 +197,11 @@ impl Active {
         match &source.port.attachment {
             Attachment::Link(_) => Step::Rest,
             Attachment::Guest(guest) => {
-                let mut guard = guest.transmit[usize::from(source.index)].live.lock();
+                let pair = usize::from(source.index);
+                if guest.receive[pair].wants_looks() {
+                    return Step::Doze;
+                }
+                let mut guard = guest.transmit[pair].live.lock();
                 match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
                     Some(live) if live.polled => Step::Doze,
                     Some(live) => {

@@ -52,6 +52,7 @@ pub(crate) fn web() -> PortView {
             to_guest: TrafficView { frames: 1, bytes: 60 },
             drops: BTreeMap::from([("no-buffer".into(), 2)]),
             kicks: 5,
+            misses: 0,
             calls: 4,
         },
         queues: vec![QueueView {

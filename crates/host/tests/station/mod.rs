@@ -264,7 +264,9 @@ impl Station {
             bytes.extend(part);
             self.post(slot);
         }
-        self.receive.publish();
+        if self.receive.publish() {
+            self.kicks[0].write(1).unwrap();
+        }
         let frame = bytes.split_off(HEADER);
         Some((bytes, frame))
     }

@@ -30,6 +30,7 @@ fn port(name: &str, frames: u64, drops: &[(&str, u64)]) -> PortView {
             to_guest: TrafficView { frames: frames / 2, bytes: frames * 500 },
             drops: drops.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
             kicks: 7,
+            misses: 0,
             calls: 5,
         },
         queues: vec![QueueView {
