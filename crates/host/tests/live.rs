@@ -5,6 +5,7 @@ mod station;
 use devices::net::Features;
 use ringway::api::{Plane as _, Refusal};
 use station::{BROADCAST, Lab, MAC_A, MAC_B, MAC_C, Station, connect, exchange, frame, plain};
+use std::time::{Duration, Instant};
 
 const POOL: &str = "mode = \"pool\"\nthreads = 2";
 const PER_DEVICE: &str = "mode = \"per-device\"";
@@ -235,7 +236,18 @@ fn profile_guest_is_guarded_and_bounded() {
     lab.until("a", |view| view.counters.drops.contains_key("port-shut"));
     assert_eq!((lab.view("a").shut.as_deref(), drops(&lab, "a", "guard")), (Some("guard"), 1));
     lab.plane.reopen("a").unwrap();
-    while b.poll().is_some() {}
+    // What is left of the storm has waited for b, and comes first.
+    let storm = frame(BROADCAST, MAC_A, b"storm", 60);
+    assert_eq!(b.receive().1, storm);
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_millis(100) {
+        if b.poll().is_some() {
+            last = Instant::now();
+        }
+    }
+    let open = frame(MAC_B, MAC_A, b"open", 60);
+    a.send(&open);
+    while b.receive().1 != open {}
     exchange(&mut a, &mut b, 5);
 }
 

@@ -149,7 +149,7 @@ impl SplitRing {
         for step in 0..known.min(count) {
             let place = usize::from(self.next_avail).wrapping_add(step) & mask;
             let head = host_u16(self.avail_entries.load_u16(place, 0, Ordering::Relaxed), BIG);
-            self.desc.prefetch::<false>(head.into());
+            self.desc.prefetch::<false>(usize::from(head) & mask);
         }
     }
 

@@ -7,13 +7,13 @@
 //! *Nothing is left behind.* Whoever puts frames here then tries to get into the queue; if he cannot, someone is inside. A worker
 //! that leaves the queue looks here afterwards: both write, pass a sequentially consistent fence, and then read what the
 //! other has written. Who is inside may also be a session or a snapshot, which do not look, so the owner of the queue pair is
-//! asked to, once. A queue without buffers leaves frames here too, and then its driver was asked to kick.
+//! asked to. A queue without buffers leaves frames here too, and then its driver was asked to kick.
 //!
 //! Order of locks: the receive queue, then its backlog.
 
 use arrayvec::ArrayVec;
 use devices::net::{Frame, Offload};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst, fence};
 
@@ -23,14 +23,14 @@ pub(super) const FRAMES_MAX: usize = 256;
 pub(super) const BYTES_MAX: usize = 512 << 10;
 /// Buffers up to this size are used again, in bytes.
 const BUFFER_BYTES: usize = 2048;
+/// Most buffers that are kept for use again.
+const SPARE_MAX: usize = 64;
 
 /// The frames that wait for one receive queue.
 #[derive(Default)]
 pub(super) struct Backlog {
     /// Whether a frame waits.
     waits: AtomicBool,
-    /// Whether the owner of the queue pair was asked to look and has not yet.
-    asked: AtomicBool,
     line: Mutex<Line>,
 }
 
@@ -38,6 +38,8 @@ pub(super) struct Backlog {
 #[derive(Default)]
 struct Line {
     frames: VecDeque<(Vec<u8>, Offload)>,
+    /// Frames and bytes that take up room, those that are being delivered included.
+    count: usize,
     bytes: usize,
     spare: Vec<Vec<u8>>,
 }
@@ -63,7 +65,7 @@ impl Backlog {
         let mut count = 0;
         for frame in frames {
             let len = frame.len() as usize;
-            if line.frames.len() >= FRAMES_MAX || line.bytes + len > BYTES_MAX {
+            if line.count >= FRAMES_MAX || line.bytes + len > BYTES_MAX {
                 break;
             }
             let mut bytes = line.spare.pop().unwrap_or_default();
@@ -71,6 +73,7 @@ impl Backlog {
             frame.copy_to(&mut bytes);
             line.frames.push_back((bytes, frame.offload()));
             line.bytes += len;
+            line.count += 1;
             count += 1;
         }
         self.waits.store(!line.frames.is_empty(), SeqCst);
@@ -78,53 +81,51 @@ impl Backlog {
         count
     }
 
-    /// To be called by who cannot get in. True: the owner of the queue pair is to be woken; else that was done already.
-    pub(super) fn ask(&self) -> bool {
-        !self.asked.swap(true, SeqCst)
-    }
-
-    /// To be called by the owner of the queue pair before it looks.
-    pub(super) fn answer(&self) {
-        self.asked.store(false, SeqCst);
-    }
-
-    /// The line, to take frames out of. For who is in the receive queue.
-    pub(super) fn open(&self) -> Opened<'_> {
-        Opened { backlog: self, line: self.line.lock() }
+    /// Takes the first frames out, up to `N`, to be delivered or brought back; they keep their room until then. For who is in
+    /// the receive queue.
+    pub(super) fn take<const N: usize>(&self) -> Taken<'_, N> {
+        let mut line = self.line.lock();
+        let count = N.min(line.frames.len());
+        Taken { backlog: self, frames: line.frames.drain(..count).collect() }
     }
 
     /// Throws everything away, as when the queue stops; returns how many frames.
     pub(super) fn clear(&self) -> usize {
         let mut line = self.line.lock();
         let count = line.frames.len();
-        *line = Line::default();
+        line.count -= count;
+        line.bytes -= line.frames.drain(..).map(|(bytes, _)| bytes.len()).sum::<usize>();
+        line.spare = Vec::new();
         self.waits.store(false, SeqCst);
         count
     }
 }
 
-/// The line while frames are taken out of it.
-pub(super) struct Opened<'b> {
+/// The first frames of a backlog, in the hands of who delivers them.
+pub(super) struct Taken<'b, const N: usize> {
     backlog: &'b Backlog,
-    line: MutexGuard<'b, Line>,
+    frames: ArrayVec<(Vec<u8>, Offload), N>,
 }
 
-impl Opened<'_> {
-    /// The first frames, up to `N`.
-    pub(super) fn first<const N: usize>(&self) -> ArrayVec<Frame<'_>, N> {
-        self.line.frames.iter().take(N).map(|(bytes, offload)| Frame::private(bytes, *offload)).collect()
+impl<const N: usize> Taken<'_, N> {
+    pub(super) fn frames(&self) -> ArrayVec<Frame<'_>, N> {
+        self.frames.iter().map(|(bytes, offload)| Frame::private(bytes, *offload)).collect()
     }
 
-    /// Takes the first `count` frames out.
-    pub(super) fn advance(&mut self, count: usize) {
-        let line = &mut *self.line;
-        for (bytes, _) in line.frames.drain(..count.min(line.frames.len())) {
+    /// Frees the room of the first `done` frames and brings the others back to the front. True: frames wait.
+    pub(super) fn finish(mut self, done: usize) -> bool {
+        let mut line = self.backlog.line.lock();
+        let done = done.min(self.frames.len());
+        for (bytes, _) in self.frames.drain(..done) {
             line.bytes -= bytes.len();
-            if bytes.capacity() <= BUFFER_BYTES {
+            line.count -= 1;
+            if bytes.capacity() <= BUFFER_BYTES && line.spare.len() < SPARE_MAX {
                 line.spare.push(bytes);
             }
         }
+        self.frames.drain(..).rev().for_each(|frame| line.frames.push_front(frame));
         self.backlog.waits.store(!line.frames.is_empty(), SeqCst);
+        !line.frames.is_empty()
     }
 }
 
@@ -146,12 +147,10 @@ mod tests {
         assert_eq!(put(&backlog, 100, 60), FRAMES_MAX - 200);
         let mut marks = Vec::new();
         while !backlog.is_empty() {
-            let mut line = backlog.open();
-            let first = line.first::<32>();
-            marks.extend(first.iter().map(|frame| frame.head()[0]));
-            let count = first.len();
-            drop(first);
-            line.advance(count);
+            let taken = backlog.take::<32>();
+            // Some are brought back, and come first again.
+            marks.extend(taken.frames().iter().take(20).map(|frame| frame.head()[0]));
+            taken.finish(20);
         }
         let expected: Vec<u8> = (0..200).chain(0..56).collect();
         assert_eq!(marks, expected);
@@ -163,7 +162,9 @@ mod tests {
     fn its_bytes_are_bounded() {
         let backlog = Backlog::default();
         assert_eq!(put(&backlog, 20, 65_000), BYTES_MAX / 65_000);
-        backlog.open().advance(1);
+        let taken = backlog.take::<2>();
+        assert_eq!(put(&backlog, 2, 65_000), 0, "what is being delivered keeps its room");
+        assert!(taken.finish(1));
         assert_eq!(put(&backlog, 2, 65_000), 1);
     }
 }

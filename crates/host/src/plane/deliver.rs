@@ -4,9 +4,10 @@
 //! so frames of one queue never overtake each other.
 
 use super::Origin;
+use super::backlog::FRAMES_MAX;
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, call};
-use super::stats::QueueStats;
+use super::stats::{QueueStats, add};
 use crate::capture::Direction;
 use arrayvec::ArrayVec;
 use devices::net::receive::deliver_burst;
@@ -233,11 +234,10 @@ impl Deliverer {
         }
         // Frames that others put off while we were in the queue are ours to deliver.
         if !target.backlog.is_empty_after_all() {
-            match target.live.try_lock() {
-                Some(guard) => self.drain(port, guest, target, guard),
-                // Whoever is inside may be no worker, and then does not look here when he leaves.
-                None if target.backlog.ask() => guest.poke(target.pair),
-                None => {}
+            // Whoever is inside may be no worker, and then does not look here when he leaves.
+            let guard = target.live.try_lock();
+            if guard.is_none_or(|guard| self.drain(port, guest, target, guard)) {
+                guest.poke(target.pair);
             }
         }
         self.group = recycle_frames(chosen);
@@ -268,63 +268,66 @@ impl Deliverer {
         done
     }
 
-    /// Delivers what waits for one of the guest's receive queues. For the worker that owns the pair.
+    /// Delivers what waits for one of the guest's receive queues. For the worker that owns the pair. True: there is more.
     #[cold]
-    pub(super) fn serve_backlog(&mut self, port: &Port, guest: &GuestPort, target: &ReceiveQueue) {
-        target.backlog.answer();
-        self.drain(port, guest, target, target.live.lock());
+    pub(super) fn serve_backlog(&mut self, port: &Port, guest: &GuestPort, target: &ReceiveQueue) -> bool {
+        self.drain(port, guest, target, target.live.lock()) && !target.wants_looks()
     }
 
-    /// Delivers what waits for a receive queue, in order, as far as the driver has buffers.
+    /// Delivers what waits for a receive queue, in order, as far as the driver has buffers. True: frames wait, and
+    /// no kick will tell when to go on.
     #[cold]
-    fn drain<'g>(
+    fn drain(
         &mut self,
         port: &Port,
         guest: &GuestPort,
-        target: &'g ReceiveQueue,
-        mut guard: MutexGuard<'g, Option<Live>>,
-    ) {
-        loop {
-            let Some(live) = running(&mut guard) else {
-                let lost = target.backlog.clear();
-                return target.stats.dropped_unheld(DropReason::ReceiverDown, lost as u64);
-            };
-            let waits_for_buffers = self.drain_into(port, guest, target, live);
-            let due = live.flush(&target.stats);
-            drop(guard);
-            call(due);
-            if waits_for_buffers || target.backlog.is_empty_after_all() {
-                return;
-            }
-            guard = target.live.lock();
+        target: &ReceiveQueue,
+        mut guard: MutexGuard<'_, Option<Live>>,
+    ) -> bool {
+        let Some(live) = running(&mut guard) else {
+            drop_waiting(target, guard.as_mut());
+            return false;
+        };
+        let waits_for_kick = self.drain_into(port, guest, target, live);
+        if live.queue.fault().is_some() {
+            drop_waiting(target, Some(live));
         }
+        let due = live.flush(&target.stats);
+        drop(guard);
+        call(due);
+        !waits_for_kick && !target.backlog.is_empty_after_all()
     }
 
     /// The part of [`Self::drain`] in the queue. True: frames wait for buffers, and the driver will kick when it has some.
     fn drain_into(&mut self, port: &Port, guest: &GuestPort, target: &ReceiveQueue, live: &mut Live) -> bool {
-        let mut line = target.backlog.open();
-        loop {
-            let frames = line.first::<BURST>();
-            let (all, mut done) = (frames.len(), 0);
-            if all != 0 {
-                let filled = self.fill(port, guest, target, live, &frames);
-                done = filled.done;
-                if filled.short {
-                    // Buffers, but too few for this one frame. No kick would tell of more: it goes.
-                    drop_unheld(port, target, DropReason::ReceiverFull, &frames[done..], 1);
-                    done += 1;
-                }
+        // So many bursts empty a full line.
+        for _ in 0..FRAMES_MAX.div_ceil(BURST) {
+            let taken = target.backlog.take::<BURST>();
+            let frames = taken.frames();
+            let mut filled = self.fill(port, guest, target, live, &frames);
+            add(&target.stats.misses, filled.delivered.into());
+            if filled.short {
+                // Buffers, but too few for the next frame. No kick would tell of more: it goes, and the rest of the burst, as
+                // a look at all these buffers costs too much to be done for each frame.
+                let lost = &frames[filled.done..];
+                drop_unheld(port, target, DropReason::ReceiverFull, lost, all(lost));
+                filled.done = frames.len();
             }
+            let is_stuck = filled.done < frames.len();
             drop(frames);
-            line.advance(done);
-            if all == 0 {
+            let waits = taken.finish(filled.done);
+            if live.queue.fault().is_some() {
+                return false;
+            }
+            if !waits {
                 live.queue.disable_notify();
                 return false;
             }
-            if done == 0 && !live.queue.enable_notify() {
-                return true;
+            if is_stuck && !live.queue.enable_notify() {
+                return !live.polled;
             }
         }
+        false
     }
 
     /// Writes frames into a guest's buffers, and counts those that are lost.
@@ -342,6 +345,7 @@ impl Deliverer {
         let filled = deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group);
         self.buffers = buffers.recycle();
         let short = filled.is_ok_and(|delivered| delivered.short);
+        let written = filled.map_or(0, |delivered| delivered.frames);
         let (done, lost, reason) = match filled {
             Ok(delivered) => {
                 count_delivered(stats, &delivered);
@@ -363,7 +367,7 @@ impl Deliverer {
                 (index >= first_lost).then_some(reason)
             });
         }
-        Filled { done, short }
+        Filled { done, delivered: written, short }
     }
 
     /// Hands frames to an interface of the host.
@@ -403,6 +407,8 @@ impl Deliverer {
 struct Filled {
     /// Frames that are delivered or lost, the first ones; for the others there is no buffer.
     done: usize,
+    /// Frames written into buffers, after segmentation.
+    delivered: u32,
     /// There are buffers for the next one, but too few.
     short: bool,
 }
@@ -469,9 +475,16 @@ fn drop_unheld(port: &Port, queue: &ReceiveQueue, reason: DropReason, frames: &[
 #[cold]
 fn put_off(port: &Port, target: &ReceiveQueue, frames: &[Frame<'_>]) {
     let kept = target.backlog.put(frames);
-    target.stats.misses.fetch_add(kept as u64, Relaxed);
     let lost = &frames[kept..];
     drop_unheld(port, target, DropReason::ReceiverFull, lost, all(lost));
+}
+
+/// Drops what waits for a receive queue that does not run; for who is inside.
+fn drop_waiting(target: &ReceiveQueue, live: Option<&mut Live>) {
+    if let Some(live) = live {
+        live.queue.disable_notify();
+    }
+    target.stats.dropped_unheld(DropReason::ReceiverDown, target.backlog.clear() as u64);
 }
 
 /// What runs in a receive queue, if frames can be put into it.

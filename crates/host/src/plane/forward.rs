@@ -51,10 +51,9 @@ impl Forwarder {
         match &source.port.attachment {
             Attachment::Guest(guest) => {
                 let receive = &guest.receive[usize::from(source.index)];
-                if !receive.backlog.is_empty() {
-                    self.out.serve_backlog(&source.port, guest, receive);
-                }
-                self.forward_burst(&source.port, guest, source.index)
+                let more =
+                    !receive.backlog.is_empty() && self.out.serve_backlog(&source.port, guest, receive);
+                self.forward_burst(&source.port, guest, source.index) + usize::from(more)
             }
             Attachment::Link(link) => self.forward_from_link(&source.port, link, source.index),
         }

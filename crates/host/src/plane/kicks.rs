@@ -54,7 +54,12 @@ impl Kicks {
 
     /// Has source `number` looked at soon.
     pub(super) fn poke(&self, number: u32) {
-        self.due.lock().push(number);
+        let mut due = self.due.lock();
+        if due.contains(&number) {
+            return;
+        }
+        due.push(number);
+        drop(due);
         self.wake.wake();
     }
 

@@ -283,7 +283,10 @@ impl GuestPort {
     pub(super) fn count_ready(&self) {
         let usable = |queue: &ReceiveQueue| queue.live.lock().as_ref().is_some_and(|live| live.enabled);
         let ready = self.receive.iter().take_while(|queue| usable(queue)).count() as u16;
-        self.ready.store(ready.min(self.pairs_used.load(Relaxed)), Relaxed);
+        let ready = ready.min(self.pairs_used.load(Relaxed));
+        self.ready.store(ready, Relaxed);
+        // Nothing is sent to the others any more.
+        self.receive.iter().skip(ready.into()).for_each(ReceiveQueue::drop_waiting);
     }
 }
 
@@ -382,8 +385,14 @@ impl ReceiveQueue {
     /// To be called when the queue stops: the next driver starts anew.
     pub(super) fn forget(&self) {
         self.filled.store(false, Relaxed);
-        let lost = self.backlog.clear();
-        self.stats.dropped_unheld(DropReason::ReceiverDown, lost as u64);
+        self.drop_waiting();
+    }
+
+    /// Drops what waits.
+    pub(super) fn drop_waiting(&self) {
+        if !self.backlog.is_empty() {
+            self.stats.dropped_unheld(DropReason::ReceiverDown, self.backlog.clear() as u64);
+        }
     }
 
     /// Whether frames wait whose driver has no way to say that it has buffers for them.

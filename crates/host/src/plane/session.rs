@@ -374,7 +374,13 @@ impl<'s> Connection<'s> {
         live.queue.disable_notify();
         // A back-end before us may have been killed between using buffers and saying so.
         live.call_once();
-        *slot.lock() = Some(live);
+        let mut guard = slot.lock();
+        if index.is_multiple_of(2) {
+            // A sender may have been late: that was for the driver before.
+            self.guest.receive[usize::from(index / 2)].drop_waiting();
+        }
+        *guard = Some(live);
+        drop(guard);
         self.guest.count_ready();
     }
 
@@ -391,12 +397,13 @@ impl<'s> Connection<'s> {
             return self.control.stop();
         }
         self.unwatch(index);
-        if let Some((_, state)) = self.queues[usize::from(index)].suspended.take() {
-            return state;
-        }
+        let suspended = self.queues[usize::from(index)].suspended.take();
         let taken = self.guest.slot(index).and_then(|slot| slot.lock().take());
         if index.is_multiple_of(2) {
             self.guest.receive[usize::from(index / 2)].forget();
+        }
+        if let Some((_, state)) = suspended {
+            return state;
         }
         self.guest.count_ready();
         taken.map(|live| live.queue.state()).unwrap_or_default()

@@ -10,7 +10,7 @@ pub(super) struct QueueStats {
     pub(super) bytes: AtomicU64,
     pub(super) kicks: AtomicU64,
     pub(super) calls: AtomicU64,
-    /// Frames that had to wait in the queue's backlog. Written by anyone.
+    /// Those of `frames` that had to wait in the queue's backlog.
     pub(super) misses: AtomicU64,
     pub(super) drops: [AtomicU64; DropReason::COUNT],
     pub(super) faults: [AtomicU64; DriverFault::COUNT],
