@@ -26,7 +26,8 @@ const CASES: [Case; 3] =
     [Case { size: 64, packed: false }, Case { size: 64, packed: true }, Case { size: 1500, packed: false }];
 /// Share of its processor that a thread must have had for a window to count.
 const SHARE_MIN: f64 = 0.94;
-/// What is sent round.
+
+/// One kind of traffic.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     /// Bytes of a frame, without the checksum at its end.

@@ -79,14 +79,6 @@ impl MemArea {
         unsafe { MemSlice::new(self.start, self.len) }
     }
 
-    /// Hints that the cache line at `offset` will be read soon; offsets outside are ignored.
-    #[inline(always)]
-    pub fn prefetch(&self, offset: usize) {
-        if let Some(line) = self.as_slice().sub(offset, 1) {
-            line.prefetch::<false>();
-        }
-    }
-
     words!(load_u16, store_u16, u16, AtomicU16);
     words!(load_u32, store_u32, u32, AtomicU32);
     words!(load_u64, store_u64, u64, AtomicU64);

@@ -109,10 +109,10 @@ impl<'m> MemSlice<'m> {
     /// Asks the processor to bring the first two cache lines of the run closer, for reading or for writing: a header
     /// often ends one line, and what is read of a frame begins the next. A hint: reads nothing.
     #[inline(always)]
-    pub fn prefetch<const WRITE: bool>(&self) {
+    pub fn prefetch(&self, to_write: bool) {
         const LINE: usize = 64;
-        prefetch_line::<WRITE>(self.start);
-        prefetch_line::<WRITE>(self.start.wrapping_add(LINE.min(self.len.saturating_sub(1))));
+        prefetch_line(self.start, to_write);
+        prefetch_line(self.start.wrapping_add(LINE.min(self.len.saturating_sub(1))), to_write);
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
@@ -122,19 +122,19 @@ impl<'m> MemSlice<'m> {
 
 /// Asks the processor to bring one cache line closer, for reading or for writing.
 #[inline(always)]
-pub(crate) fn prefetch_line<const WRITE: bool>(at: *const u8) {
+pub(crate) fn prefetch_line(at: *const u8, to_write: bool) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch of any address is allowed and has no visible effect. As assembly, because the compiler makes one
     // for reading of `_MM_HINT_ET0` unless it may rely on PREFETCHW; processors without it do nothing.
     unsafe {
-        if WRITE {
+        if to_write {
             std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
         } else {
             std::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
         }
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = at;
+    let _ = (at, to_write);
 }
 
 /// The summed length of a list, in bytes.

@@ -64,8 +64,8 @@ impl<const STRIDE: usize, const ALIGN: usize> MemTable<STRIDE, ALIGN> {
     /// Asks the processor to bring the line of an entry closer, for reading or for writing. A hint: reads nothing; an index
     /// outside does nothing of use.
     #[inline(always)]
-    pub fn prefetch<const WRITE: bool>(&self, index: usize) {
-        crate::slice::prefetch_line::<WRITE>(self.start.wrapping_add(index.wrapping_mul(STRIDE)));
+    pub fn prefetch(&self, index: usize, to_write: bool) {
+        crate::slice::prefetch_line(self.start.wrapping_add(index.wrapping_mul(STRIDE)), to_write);
     }
 
     #[inline(always)]

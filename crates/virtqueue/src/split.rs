@@ -143,13 +143,13 @@ impl SplitRing {
         const USED_A_LINE: usize = 64 / USED_ENTRY_SIZE;
         let mask = usize::from(self.size - 1);
         for step in (0..count + USED_A_LINE).step_by(USED_A_LINE) {
-            self.used_entries.prefetch::<true>(usize::from(self.next_used).wrapping_add(step) & mask);
+            self.used_entries.prefetch(usize::from(self.next_used).wrapping_add(step) & mask, true);
         }
         let known = usize::from(self.seen_avail.wrapping_sub(self.next_avail));
         for step in 0..known.min(count) {
             let place = usize::from(self.next_avail).wrapping_add(step) & mask;
             let head = host_u16(self.avail_entries.load_u16(place, 0, Ordering::Relaxed), BIG);
-            self.desc.prefetch::<false>(usize::from(head) & mask);
+            self.desc.prefetch(usize::from(head) & mask, false);
         }
     }
 

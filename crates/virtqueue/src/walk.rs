@@ -55,11 +55,7 @@ pub(crate) fn single<'m>(
         return false;
     };
     let writable = u32::from(descriptor.is(WRITE) && !hints.readable_only);
-    if writable != 0 {
-        run.prefetch::<true>()
-    } else {
-        run.prefetch::<false>()
-    }
+    run.prefetch(writable != 0);
     let readable = 1 - writable;
     burst.chains.push(Chain {
         id,
@@ -106,18 +102,15 @@ impl<'w, 'm> Walk<'w, 'm> {
         let Some(run) = self.memory.run(descriptor.addr, len, &mut self.hints.buffer) else {
             return Err(DriverFault::AddressRange);
         };
-        if descriptor.is(WRITE) {
-            run.prefetch::<true>()
-        } else {
-            run.prefetch::<false>()
-        }
+        let is_writable = descriptor.is(WRITE) && !self.hints.readable_only;
+        run.prefetch(is_writable);
         self.segments.push(run);
         if run.len() < len {
             let rest = Rest { addr: descriptor.addr, len, done: run.len() };
             let segments_max = self.first + SEGMENTS_MAX;
             rest.add(self.memory, &mut self.hints.buffer, self.segments, segments_max)?;
         }
-        if descriptor.is(WRITE) && !self.hints.readable_only {
+        if is_writable {
             self.writable_len += len as u64;
         } else if self.writable_len == 0 {
             self.readable_len += len as u64;

@@ -147,6 +147,11 @@ pub fn deliver_burst<'m>(
 }
 
 impl Delivered {
+    /// Frames of which a part did not find buffers: they are lost, and what was behind them was delivered all the same.
+    pub fn lost(&self) -> u32 {
+        self.no_buffers - self.left
+    }
+
     #[inline]
     fn count(&mut self, placed: &Placed, frame: &Frame<'_>) {
         match placed {
@@ -246,7 +251,7 @@ impl Filler<'_, '_> {
     #[inline]
     fn prefetch_next(&self) {
         if let Some(first) = self.burst.chains().get(1).and_then(|chain| self.burst.writable(chain).first()) {
-            first.prefetch::<true>();
+            first.prefetch(true);
         }
     }
 }

@@ -37,9 +37,10 @@ pub(crate) struct CaptureArguments {
     /// Only frames that are dropped
     #[arg(long)]
     drops: bool,
-    /// Frames a second at most; 0: as many as can be read, at the expense of the traffic where processors are few
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
-    rate_max: u32,
+    /// Frames a second at most, 100000 unless given; 0: as many as can be read, at the expense of the traffic where
+    /// processors are few
+    #[arg(long, value_name = "N")]
+    rate_max: Option<u32>,
     /// End after this many frames
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -62,7 +63,7 @@ impl CaptureArguments {
             self.filter.as_deref().map(|filter| format!("filter={}", percent_encoded(filter))),
             self.snap_len.map(|len| format!("snap-len={len}")),
             self.drops.then(|| "drops-only=true".to_owned()),
-            Some(format!("rate-max={}", self.rate_max)),
+            self.rate_max.map(|rate| format!("rate-max={rate}")),
         ];
         let query: Vec<String> = query.into_iter().flatten().collect();
         Ok(format!("/api/capture?{}", query.join("&")))
@@ -257,7 +258,7 @@ mod tests {
             filter: Some("host 10.0.0.1 && tcp".into()),
             snap_len: Some(96),
             drops: true,
-            rate_max: 5,
+            rate_max: Some(5),
             count: None,
             duration: None,
         };

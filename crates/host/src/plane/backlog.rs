@@ -15,7 +15,7 @@ use arrayvec::ArrayVec;
 use devices::net::{Frame, Offload};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst, fence};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 /// Most frames that wait for one queue.
 pub(super) const FRAMES_MAX: usize = 256;
@@ -49,7 +49,7 @@ impl Backlog {
     /// others a hint.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        !self.waits.load(std::sync::atomic::Ordering::Relaxed)
+        !self.waits.load(Relaxed)
     }
 
     /// The same, after everything that was written before has become visible to others.
@@ -108,6 +108,7 @@ pub(super) struct Taken<'b, const N: usize> {
 }
 
 impl<const N: usize> Taken<'_, N> {
+    /// They, as frames.
     pub(super) fn frames(&self) -> ArrayVec<Frame<'_>, N> {
         self.frames.iter().map(|(bytes, offload)| Frame::private(bytes, *offload)).collect()
     }

@@ -261,11 +261,11 @@ impl Deliverer {
         if !target.backlog.is_empty() {
             return 0;
         }
-        let Filled { done, .. } = self.fill(port, guest, target, live, group);
+        let left = self.fill(port, guest, target, live, group).left;
         let due = live.flush(&target.stats);
         drop(guard);
         call(due);
-        done
+        group.len() - left as usize
     }
 
     /// Delivers what waits for one of the guest's receive queues. For the worker that owns the pair. True: there is more.
@@ -304,18 +304,19 @@ impl Deliverer {
         for _ in 0..FRAMES_MAX.div_ceil(BURST) {
             let taken = target.backlog.take::<BURST>();
             let frames = taken.frames();
-            let mut filled = self.fill(port, guest, target, live, &frames);
-            add(&target.stats.misses, filled.delivered.into());
-            if filled.short {
+            let delivered = self.fill(port, guest, target, live, &frames);
+            let mut done = frames.len() - delivered.left as usize;
+            add(&target.stats.misses, delivered.frames.into());
+            if delivered.short {
                 // Buffers, but too few for the next frame. No kick would tell of more: it goes, and the rest of the burst, as
                 // a look at all these buffers costs too much to be done for each frame.
-                let lost = &frames[filled.done..];
+                let lost = &frames[done..];
                 drop_unheld(port, target, DropReason::ReceiverFull, lost, all(lost));
-                filled.done = frames.len();
+                done = frames.len();
             }
-            let is_stuck = filled.done < frames.len();
+            let is_stuck = done < frames.len();
             drop(frames);
-            let waits = taken.finish(filled.done);
+            let waits = taken.finish(done);
             if live.queue.fault().is_some() {
                 return false;
             }
@@ -330,7 +331,8 @@ impl Deliverer {
         false
     }
 
-    /// Writes frames into a guest's buffers, and counts those that are lost.
+    /// Writes frames into a guest's buffers, and counts those that are lost. Only those that it says are left are still to be
+    /// dealt with.
     fn fill(
         &mut self,
         port: &Port,
@@ -338,23 +340,20 @@ impl Deliverer {
         target: &ReceiveQueue,
         live: &mut Live,
         group: &[Frame<'_>],
-    ) -> Filled {
+    ) -> Delivered {
         let stats = &target.stats;
         let Live { queue, memory, rules, .. } = live;
         let mut buffers = std::mem::take(&mut self.buffers).recycle();
         let filled = deliver_burst(queue, memory, &mut buffers, &rules.receive, &mut self.software, group);
         self.buffers = buffers.recycle();
-        let short = filled.is_ok_and(|delivered| delivered.short);
-        let written = filled.map_or(0, |delivered| delivered.frames);
-        let (done, lost, reason) = match filled {
+        let (delivered, lost, reason) = match filled {
             Ok(delivered) => {
                 count_delivered(stats, &delivered);
-                let done = group.len() - delivered.left as usize;
-                (done, delivered.no_buffers - delivered.left, DropReason::ReceiverFull)
+                (delivered, delivered.lost() as usize, DropReason::ReceiverFull)
             }
             Err(_) => {
                 stats.dropped(DropReason::ReceiverFault, group.len() as u64);
-                (group.len(), group.len() as u32, DropReason::ReceiverFault)
+                (Delivered::default(), group.len(), DropReason::ReceiverFault)
             }
         };
         if let Some(fault) = queue.fault() {
@@ -362,12 +361,11 @@ impl Deliverer {
             guest.attention.wake();
         }
         if port.capture.is_on() {
-            let first_lost = done.saturating_sub(lost as usize);
-            port.capture_burst(&group[..done], Direction::Egress, |index| {
-                (index >= first_lost).then_some(reason)
-            });
+            let done = &group[..group.len() - delivered.left as usize];
+            let first_lost = done.len().saturating_sub(lost);
+            port.capture_burst(done, Direction::Egress, |index| (index >= first_lost).then_some(reason));
         }
-        Filled { done, delivered: written, short }
+        delivered
     }
 
     /// Hands frames to an interface of the host.
@@ -401,16 +399,6 @@ impl Deliverer {
             link.flush(queue);
         }
     }
-}
-
-/// How far [`Deliverer::fill`] came.
-struct Filled {
-    /// Frames that are delivered or lost, the first ones; for the others there is no buffer.
-    done: usize,
-    /// Frames written into buffers, after segmentation.
-    delivered: u32,
-    /// There are buffers for the next one, but too few.
-    short: bool,
 }
 
 /// Where the flooded frames of a burst go.
@@ -484,7 +472,7 @@ fn drop_waiting(target: &ReceiveQueue, live: Option<&mut Live>) {
     if let Some(live) = live {
         live.queue.disable_notify();
     }
-    target.stats.dropped_unheld(DropReason::ReceiverDown, target.backlog.clear() as u64);
+    target.drop_waiting();
 }
 
 /// What runs in a receive queue, if frames can be put into it.
@@ -499,9 +487,9 @@ fn all(frames: &[Frame<'_>]) -> Set {
 
 fn count_delivered(stats: &QueueStats, delivered: &Delivered) {
     stats.forwarded(delivered.frames.into(), delivered.bytes);
-    if delivered.no_buffers != delivered.left {
+    if delivered.lost() != 0 {
         // What is dropped at a full backlog is counted here as well, by many.
-        stats.dropped_unheld(DropReason::ReceiverFull, (delivered.no_buffers - delivered.left).into());
+        stats.dropped_unheld(DropReason::ReceiverFull, delivered.lost().into());
     }
     if delivered.too_long != 0 {
         stats.dropped(DropReason::ReceiverTooSmall, delivered.too_long.into());

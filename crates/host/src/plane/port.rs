@@ -362,6 +362,7 @@ pub(super) struct TransmitQueue {
 
 /// A guest's receive queue; any worker may deliver.
 pub(super) struct ReceiveQueue {
+    /// Number of its queue pair.
     pub(super) pair: u16,
     pub(super) live: Mutex<Option<Live>>,
     pub(super) stats: QueueStats,
