@@ -201,12 +201,12 @@ fn without_a_daemon_the_socket_and_the_remedy_are_named() {
 
 #[test]
 fn run_refuses_a_bad_file_with_all_mistakes() {
-    let directory = with_file("[workers]\nmode = 'sidecore'\nthreads = 0\n");
+    let directory = with_file("[workers]\nmode = 'sidecar'\nthreads = 0\n");
     ringway(directory.path())
         .args(["run", "ringway.toml"])
         .assert()
         .code(1)
-        .stderr(predicate::str::contains("ringway.toml:2: workers.mode: \"sidecore\" is not available"))
+        .stderr(predicate::str::contains("ringway.toml:2: workers.mode: unknown value \"sidecar\""))
         .stderr(predicate::str::contains("ringway.toml:3: workers.threads: 0 is out of range"));
 }
 

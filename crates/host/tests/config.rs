@@ -12,7 +12,7 @@ mod unique;
 use std::path::Path;
 use std::time::Duration;
 
-use ringway::config::resolved::{Attach, Profile, SocketRole, WorkerMode};
+use ringway::config::resolved::{Attach, Polling, Profile, SocketRole, WorkerMode};
 use ringway::config::{self, ConfigError, Loaded};
 
 fn parse(text: &str) -> Result<Loaded, ConfigError> {
@@ -105,6 +105,29 @@ fn worker_modes() {
     assert_eq!(mode("mode = \"pool\"\nthreads = 3"), WorkerMode::Pool { threads: 3 });
     assert_eq!(mode("threads = 3\ncpus = [0]"), WorkerMode::Pool { threads: 3 });
     assert_eq!(mode("cpus = [4, 5, 6]"), WorkerMode::Pool { threads: 3 });
+    assert_eq!(mode("mode = \"sidecore\""), WorkerMode::Sidecore { threads: 1 });
+    assert_eq!(mode("mode = \"sidecore\"\ncpus = [4, 5]"), WorkerMode::Sidecore { threads: 2 });
+}
+
+#[test]
+fn groups_of_workers_are_named_by_ports() {
+    let port = "[switch.lan]\n[port.a]\nswitch = 'lan'\nvhost-user = { socket = '/a' }\nprofile = 'open'\n";
+    let text = format!(
+        "[worker-group.fast]\nmode = 'sidecore'\npolling = 'always'\n{port}workers = 'fast'\nrx-usecs = 50\n"
+    );
+    let config = parse(&text).expect("no mistake").config;
+    let [group] = config.worker_groups.as_slice() else { panic!("{config:?}") };
+    assert_eq!((group.name.as_str(), group.workers.polling), ("fast", Polling::Always));
+    assert_eq!(config.ports[0].workers.as_deref(), Some("fast"));
+    assert_eq!(config.ports[0].call_interval, Duration::from_micros(50));
+    assert_eq!(config.workers.polling, Polling::Adaptive);
+
+    let accepted = |text: &str| parse(text).expect_err(text).mistakes.remove(0).accepted;
+    assert!(accepted(&format!("{port}workers = 'fast'\n")).contains("add [worker-group.fast]"));
+    assert_eq!(accepted(&text.replace("workers = 'fast'", "workers = 'slow'")), "fast");
+    assert!(accepted(&format!("{port}rx-usecs = 10001\n")).contains("0 to 10000"));
+    let tap = port.replace("vhost-user = { socket = '/a' }", "tap = { name = 'a' }");
+    assert!(accepted(&format!("{tap}rx-usecs = 1\n")).contains("vhost-user only"));
 }
 
 /// One mistake: the text, `LINE FIELD`, a part of what is said, a part of what is accepted.
@@ -125,7 +148,7 @@ fn check(cases: &[Case]) {
 #[test]
 fn mistakes_of_control_and_workers() {
     check(&[
-        ("colour = 1", "1 colour", "unknown key", "control, workers, switch, port"),
+        ("colour = 1", "1 colour", "unknown key", "control, workers, worker-group, switch, port"),
         ("[contrl]\nsocket = '/c'", "1 contrl", "did you mean \"control\"", "control"),
         ("control = 1", "1 control", "is an integer, not a table", "[control]"),
         ("[control]\nsokcet = '/c'", "2 control.sokcet", "did you mean \"socket\"", "socket, http"),
@@ -134,8 +157,11 @@ fn mistakes_of_control_and_workers() {
         ("[control]\ntoken-file = ''", "2 control.token-file", "empty", "a path of 1 to 4095"),
         ("[control]\ntoken_file = 't'", "2 control.token_file", "did you mean \"token-file\"", "token-file"),
         ("[control]\nhttp = 'localhost'", "2 control.http", "no address", "127.0.0.1:9464"),
-        ("[workers]\nmode = 'pol'", "2 workers.mode", "did you mean \"pool\"", "\"per-device\" or \"pool\""),
-        ("[workers]\nmode = 'sidecore'", "2 workers.mode", "not available", "in a later version"),
+        ("[workers]\nmode = 'pol'", "2 workers.mode", "did you mean \"pool\"", "\"pool\" or \"sidecore\""),
+        ("[workers]\nmode = 'spin'", "2 workers.mode", "\"spin\"", "sidecore"),
+        ("[workers]\npolling = 'alway'", "2 workers.polling", "did you mean \"always\"", "\"adaptive\" or"),
+        ("[worker-group.a]\nthreads = 0", "2 worker-group.a.threads", "0 is out of range", "1 to 256"),
+        ("[worker-group.' ']", "1 worker-group.\" \"", "", "letters"),
         ("[workers]\nthreads = 0", "2 workers.threads", "0 is out of range", "1 to 256"),
         ("[workers]\nthreads = -1", "2 workers.threads", "-1 is out of range", "1 to 256"),
         ("[workers]\nthreads = 1.5", "2 workers.threads", "is a float", "1 to 256"),

@@ -18,6 +18,9 @@ pub struct ConfigSpec {
     /// The threads that serve queues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkersSpec>,
+    /// Further groups of threads by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub worker_group: BTreeMap<String, WorkersSpec>,
     /// The switches by name.
     #[serde(default)]
     pub switch: BTreeMap<String, SwitchSpec>,
@@ -45,15 +48,18 @@ pub struct ControlSpec {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct WorkersSpec {
-    /// `per-device` or `pool`.
+    /// `per-device`, `pool` or `sidecore`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// Threads of a pool.
+    /// Threads of a pool, or sidecores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
     /// CPUs that the threads are pinned to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Vec<u32>>,
+    /// `adaptive` or `always`: whether the threads ever sleep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub polling: Option<String>,
 }
 
 /// A switch.
@@ -174,6 +180,12 @@ pub struct PortSpec {
     /// QMP socket of the guest's QEMU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qmp: Option<QmpSpec>,
+    /// Group of workers that serves its queues; none: `[workers]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<String>,
+    /// The guest is called for received frames at most once in so many microseconds, for each queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_usecs: Option<u16>,
 }
 
 /// A vhost-user socket.

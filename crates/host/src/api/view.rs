@@ -32,14 +32,22 @@ pub struct Status {
 pub struct WorkerView {
     /// Name of the thread.
     pub name: String,
+    /// Its group (`worker-group.NAME`); none: `[workers]`.
+    pub group: Option<String>,
     /// CPU it is pinned to, if it is.
     pub cpu: Option<usize>,
-    /// `per-device` or `pool`.
+    /// `per-device`, `pool` or `sidecore`.
     pub mode: String,
+    /// `adaptive`, or `always`: it never sleeps.
+    pub polling: String,
     /// Virtqueues and tap queues it serves now.
     pub queues: usize,
     /// Times it went to sleep since the start.
     pub sleeps: u64,
+    /// Milliseconds since the start in which it handled frames.
+    pub busy_ms: u64,
+    /// Queues that came to it from a worker that had more to do.
+    pub moves: u64,
 }
 
 /// A switch.

@@ -73,10 +73,14 @@ pub(crate) fn status(socket: &Path, output: Output) -> anyhow::Result<String> {
     for switch in &status.switches {
         switches.add_row([switch.name.clone(), switch.ports.to_string(), switch.fdb_entries.to_string()]);
     }
-    let mut workers = table(&["WORKER", "MODE", ">CPU", ">QUEUES"]);
+    let mut workers = table(&["WORKER", "MODE", ">CPU", ">QUEUES", ">BUSY", ">SLEEPS", ">MOVES"]);
     for worker in &status.workers {
         let cpu = worker.cpu.map_or("any".into(), |cpu| cpu.to_string());
-        workers.add_row([worker.name.clone(), worker.mode.clone(), cpu, worker.queues.to_string()]);
+        let mode =
+            if worker.polling == "always" { worker.mode.clone() + ", spins" } else { worker.mode.clone() };
+        let busy = format!("{:.1} s", worker.busy_ms as f64 / 1000.0);
+        let (queues, sleeps) = (worker.queues.to_string(), worker.sleeps.to_string());
+        workers.add_row([worker.name.clone(), mode, cpu, queues, busy, sleeps, worker.moves.to_string()]);
     }
     let ports: Vec<PortView> = client::get(socket, "/api/ports")?;
     let _ = write!(text, "\n{}\n{}\n{}", lines(&switches), lines(&workers), port_table(&ports));

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::resolved::{Config, PortConfig, SwitchConfig};
+use super::resolved::{Config, PortConfig, SwitchConfig, WorkerGroupConfig};
 
 /// How a port goes over to its new configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ impl PortChange {
         // Every field is named, so that a new one is decided on.
         let PortConfig { name, switch, attach, mac, mtu, offloads, .. } = old;
         let PortConfig { profile: _, settings: _, macs: _, fdb: _, mac_change: _, qmp: _, .. } = old;
+        let PortConfig { workers: _, call_interval: _, .. } = old;
         let seen_outside = (&new.name, &new.switch, &new.attach, &new.mac, &new.mtu, &new.offloads);
         match (name, switch, attach, mac, mtu, offloads) == seen_outside {
             true => PortChange::Live,
@@ -93,7 +94,7 @@ pub struct Difference {
     pub ports_removed: Vec<PortConfig>,
     /// Ports that change, in the order of the new one.
     pub ports_changed: Vec<ChangedPort>,
-    /// Fields beside switches and ports that change in place: `control.token-file`, or none.
+    /// Fields beside switches and ports that change in place: `control.token-file`, or a `worker-group.NAME` that comes or goes.
     pub fields_changed: Vec<String>,
     /// Fields, such as `workers.cpus`, whose change needs a restart of the program.
     pub restart: Vec<String>,
@@ -117,6 +118,7 @@ impl Config {
             ("control.http", control.http != new.control.http),
             ("workers.mode", workers.mode != new.workers.mode),
             ("workers.cpus", workers.cpus != new.workers.cpus),
+            ("workers.polling", workers.polling != new.workers.polling),
         ];
         let in_place = [("control.token-file", control.token_file != new.control.token_file)];
         let mut difference = Difference {
@@ -124,9 +126,25 @@ impl Config {
             fields_changed: named(&in_place),
             ..Difference::default()
         };
+        self.diff_groups(new, &mut difference);
         self.diff_switches(new, &mut difference);
         self.diff_ports(new, &mut difference);
         difference
+    }
+
+    /// Groups of workers come and go; one that stays is as it was until the next start.
+    fn diff_groups(&self, new: &Config, difference: &mut Difference) {
+        let field = |group: &WorkerGroupConfig| format!("worker-group.{}", group.name);
+        for group in &new.worker_groups {
+            match self.worker_groups.iter().find(|old| old.name == group.name) {
+                None => difference.fields_changed.push(field(group)),
+                Some(old) if old == group => {}
+                Some(_) => difference.restart.push(field(group)),
+            }
+        }
+        let stays = |old: &&WorkerGroupConfig| new.worker_groups.iter().any(|group| group.name == old.name);
+        let gone = self.worker_groups.iter().filter(|old| !stays(old));
+        difference.fields_changed.extend(gone.map(field));
     }
 
     fn diff_switches(&self, new: &Config, difference: &mut Difference) {

@@ -72,11 +72,18 @@ impl Check<'_> {
 
     fn cpus(&mut self) {
         let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return };
-        for (index, cpu) in self.loaded.config.workers.cpus.iter().enumerate() {
+        let config = &self.loaded.config;
+        let named =
+            config.worker_groups.iter().map(|group| (format!("worker-group.{}", group.name), &group.workers));
+        let groups: Vec<_> = std::iter::once(("workers".to_owned(), &config.workers)).chain(named).collect();
+        let cpus = groups.iter().flat_map(|(section, workers)| {
+            workers.cpus.iter().enumerate().map(move |(index, cpu)| (section, index, cpu))
+        });
+        for (section, index, cpu) in cpus {
             if *cpu >= rustix::thread::CpuSet::MAX_CPU || !allowed.is_set(*cpu) {
                 let what = format!("cpus[{index}] = {cpu} is no CPU this process may use");
                 self.refuse(
-                    "workers.cpus",
+                    &format!("{section}.cpus"),
                     what,
                     "CPUs of this machine that the process is allowed to run on",
                 );

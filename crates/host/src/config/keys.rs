@@ -2,11 +2,11 @@
 //! `docs/configuration.md` describes.
 
 /// Tables of the whole file.
-pub const SECTIONS: &[&str] = &["control", "workers", "switch", "port"];
+pub const SECTIONS: &[&str] = &["control", "workers", "worker-group", "switch", "port"];
 /// `[control]`
 pub const CONTROL: &[&str] = &["socket", "http", "token-file"];
-/// `[workers]`
-pub const WORKERS: &[&str] = &["mode", "threads", "cpus"];
+/// `[workers]` and `[worker-group.NAME]`
+pub const WORKERS: &[&str] = &["mode", "threads", "cpus", "polling"];
 /// `[switch.NAME]`
 pub const SWITCH: &[&str] = &["ageing", "max-entries", "vlan", "snooping"];
 /// `[port.NAME]`
@@ -43,6 +43,8 @@ pub const PORT: &[&str] = &[
     "fdb",
     "mac-change",
     "qmp",
+    "workers",
+    "rx-usecs",
 ];
 /// `vhost-user = {}` of a port.
 pub const VHOST_USER: &[&str] = &["socket", "queue-pairs", "mode"];
@@ -67,6 +69,7 @@ pub const QMP: &[&str] = &["socket", "nic"];
 pub const ALL: &[(&str, &[&str])] = &[
     ("[control]", CONTROL),
     ("[workers]", WORKERS),
+    ("[worker-group.NAME]", WORKERS),
     ("[switch.NAME]", SWITCH),
     ("[port.NAME]", PORT),
     ("vhost-user", VHOST_USER),

@@ -15,12 +15,15 @@ use switch::{EntryKind, PortSettings, Tagging, UnicastMac, Vlan};
 pub struct Config {
     /// Where the control API is reached.
     pub control: ControlConfig,
-    /// How many threads serve queues, and where they run.
+    /// The threads that serve the queues of ports that name no group.
     pub workers: WorkersConfig,
+    /// Further groups of threads, in the order of the file. Names are unique.
+    pub worker_groups: Vec<WorkerGroupConfig>,
     /// Switches in the order of the file. Names are unique.
     pub switches: Vec<SwitchConfig>,
     /// Ports in the order of the file. Names, [`PortConfig::mac`], socket paths, interfaces and descriptors are unique; a
-    /// station is behind one port of a switch and VLAN; every [`PortConfig::switch`] names one of [`Config::switches`].
+    /// station is behind one port of a switch and VLAN; every [`PortConfig::switch`] names one of [`Config::switches`], and
+    /// every [`PortConfig::workers`] one of [`Config::worker_groups`].
     pub ports: Vec<PortConfig>,
 }
 
@@ -35,6 +38,15 @@ pub struct ControlConfig {
     pub token_file: Option<PathBuf>,
 }
 
+/// `[worker-group.NAME]`: threads of their own for the ports that name the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerGroupConfig {
+    /// Name that ports refer to.
+    pub name: String,
+    /// The threads.
+    pub workers: WorkersConfig,
+}
+
 /// `[workers]`: the threads that serve queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkersConfig {
@@ -43,6 +55,17 @@ pub struct WorkersConfig {
     /// CPU numbers that workers are pinned to, without repetition; worker *i* takes `cpus[i % cpus.len()]`.
     /// Empty: not pinned.
     pub cpus: Vec<usize>,
+    /// Whether they ever sleep.
+    pub polling: Polling,
+}
+
+/// Whether a worker sleeps when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// It looks at its queues while work is likely, and sleeps otherwise.
+    Adaptive,
+    /// It never sleeps.
+    Always,
 }
 
 /// How devices are spread over worker threads.
@@ -55,6 +78,22 @@ pub enum WorkerMode {
         /// Number of threads, 1 to [`POOL_THREADS_MAX`].
         threads: usize,
     },
+    /// As a pool, on CPUs of its own: it expects work for longer before it sleeps.
+    Sidecore {
+        /// Number of threads, 1 to [`POOL_THREADS_MAX`].
+        threads: usize,
+    },
+}
+
+impl WorkerMode {
+    /// The word for it in the file and in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            WorkerMode::PerDevice => "per-device",
+            WorkerMode::Pool { .. } => "pool",
+            WorkerMode::Sidecore { .. } => "sidecore",
+        }
+    }
 }
 
 /// Largest `threads` of a worker pool.
@@ -112,7 +151,15 @@ pub struct PortConfig {
     pub mac_change: MacChange,
     /// QMP socket of the guest's QEMU, where its receive filter is followed.
     pub qmp: Option<QmpConfig>,
+    /// The group of workers that serves its queues; `None`: `[workers]`.
+    pub workers: Option<String>,
+    /// The guest is called for received frames at most once in this time, for each queue; zero: whenever its driver asks. At most
+    /// [`RX_USECS_MAX`].
+    pub call_interval: Duration,
 }
+
+/// Largest `rx-usecs` of a port, in microseconds.
+pub const RX_USECS_MAX: usize = 10_000;
 
 /// An FDB entry of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

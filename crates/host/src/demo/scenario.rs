@@ -14,8 +14,8 @@ use crate::api::Plane as _;
 use crate::api::view::FdbFilter;
 use crate::config::mac_text;
 use crate::config::resolved::{
-    AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, PortConfig, Profile, SocketRole,
-    SwitchConfig, WorkerMode, WorkersConfig,
+    AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, Polling, PortConfig, Profile,
+    SocketRole, SwitchConfig, WorkerMode, WorkersConfig,
 };
 use crate::plane::{self, Plane};
 use anyhow::{Context, Result, bail};
@@ -95,11 +95,18 @@ fn config(place: &Path) -> Config {
             fdb: Vec::new(),
             mac_change,
             qmp: None,
+            workers: None,
+            call_interval: Duration::ZERO,
         }
     };
     Config {
         control: ControlConfig { socket: place.join("control.sock"), http: None, token_file: None },
-        workers: WorkersConfig { mode: WorkerMode::Pool { threads: cpus.min(2) }, cpus: Vec::new() },
+        workers: WorkersConfig {
+            mode: WorkerMode::Pool { threads: cpus.min(2) },
+            cpus: Vec::new(),
+            polling: Polling::Adaptive,
+        },
+        worker_groups: Vec::new(),
         switches: vec![SwitchConfig {
             name: SWITCH.into(),
             ageing: AGEING_DEFAULT,

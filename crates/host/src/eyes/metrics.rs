@@ -135,6 +135,14 @@ impl Page<'_, '_> {
         self.counters(
             ("worker_sleeps", None, "Times the worker had nothing to do and went to sleep"),
             status.workers.iter().map(|each| (worker(&each.name), each.sleeps)),
+        )?;
+        self.counters(
+            ("worker_busy_milliseconds", None, "Time in which the worker handled frames"),
+            status.workers.iter().map(|each| (worker(&each.name), each.busy_ms)),
+        )?;
+        self.counters(
+            ("worker_moves", None, "Queues that came to the worker from one that had more to do"),
+            status.workers.iter().map(|each| (worker(&each.name), each.moves)),
         )
     }
 

@@ -5,19 +5,18 @@
 //! open only once. If a step fails, what was done is undone, and the old configuration stays.
 
 use super::addresses::{self, Addresses};
-use super::kicks::Cause;
+use super::group::Group;
 use super::link::LinkPort;
 use super::listen::Endpoint;
 use super::monitor::Monitor;
 use super::notify::Wake;
-use super::port::{Attachment, Followed, GuestPort, Port, Source, SwitchPlane};
+use super::port::{Attachment, Followed, GuestPort, OwnWorker, Port, SwitchPlane};
+use super::seat::Seat;
 use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
 use crate::config::diff::{Difference, PortChange, SwitchChange};
-use crate::config::resolved::{
-    Attach, Config, ControlConfig, PortConfig, SocketRole, SwitchConfig, WorkerMode,
-};
+use crate::config::resolved::{Attach, Config, ControlConfig, PortConfig, SocketRole, SwitchConfig};
 use crate::inherited;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -26,7 +25,7 @@ use devices::net::{Features, Offered};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use switch::{Bridge, BridgeConfig, PortId};
 
@@ -58,6 +57,7 @@ impl Plane {
         let difference = old.diff(&new);
         let plan = self.plan(&difference, &new);
         let mut done = Done::default();
+        self.add_groups(&new)?;
         if let Err(error) = self.carry_out(plan, &new, &mut done) {
             self.undo(done, &old);
             return Err(Refusal::Failed(format!("{error:#}")));
@@ -189,8 +189,41 @@ impl Plane {
         // What needs a restart is as it was, until there is one.
         let old = self.config.load();
         let control = ControlConfig { token_file: new.control.token_file.clone(), ..old.control.clone() };
-        self.config.store(Arc::new(Config { control, workers: old.workers.clone(), ..new.clone() }));
+        let mut worker_groups = new.worker_groups.clone();
+        for group in &mut worker_groups {
+            if let Ok(running) = self.group(Some(&group.name)) {
+                group.workers = running.config.clone();
+            }
+        }
+        let workers = old.workers.clone();
+        self.config.store(Arc::new(Config { control, workers, worker_groups, ..new.clone() }));
+        self.remove_groups(new);
         self.uplinks.changed();
+    }
+
+    /// Makes the groups of workers that are new.
+    fn add_groups(&self, new: &Config) -> Result<(), Refusal> {
+        for group in &new.worker_groups {
+            if self.group(Some(&group.name)).is_err() {
+                let added = self.add_group(Some(&group.name), &group.workers);
+                added.map_err(|error| Refusal::Failed(format!("worker-group.{}: {error:#}", group.name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the groups of workers that `new` does not have. No port is in one any more.
+    fn remove_groups(&self, new: &Config) {
+        let stays = |group: &&Arc<Group>| {
+            let name = group.name.as_deref();
+            name.is_none_or(|name| new.worker_groups.iter().any(|group| group.name == name))
+        };
+        let groups = self.groups.load_full();
+        self.groups.store(Arc::new(groups.iter().filter(stays).cloned().collect()));
+        for group in groups.iter().filter(|group| !stays(group)) {
+            group.workers.lock().iter().for_each(|worker| worker.stop());
+            join(group.threads.lock().drain(..));
+        }
     }
 
     /// Ports are shown in the order of the configuration.
@@ -266,6 +299,7 @@ impl Plane {
                     (None, None) => Arc::new(Endpoint::open(socket, *role)?),
                 };
                 let guest = GuestPort::new(*queue_pairs, offered(config))?;
+                guest.rx_usecs.store(config.call_interval.as_micros() as u32, Relaxed);
                 (Attachment::Guest(Box::new(guest)), Some(endpoint))
             }
             attach => {
@@ -273,7 +307,9 @@ impl Plane {
                 (Attachment::Link(Box::new(LinkPort::open(attach, config).with_context(what)?)), None)
             }
         };
+        let group = self.group(config.workers.as_deref())?;
         let id = switch.free_id(promised).context("more than 65536 ports on one switch")?;
+        let seats = (0..attachment.source_count()).map(|_| Seat::default()).collect();
         Ok(Arc::new(Port {
             id,
             name: config.name.clone(),
@@ -288,7 +324,9 @@ impl Plane {
             threads: Mutex::default(),
             monitor: Mutex::default(),
             shut_told: AtomicBool::new(false),
-            served: Mutex::default(),
+            seats,
+            group: Mutex::new(group),
+            worker: Mutex::default(),
         }))
     }
 
@@ -306,7 +344,8 @@ impl Plane {
         let mut ports = Vec::clone(&self.ports.load());
         ports.push(Arc::clone(port));
         self.ports.store(Arc::new(ports));
-        self.give_to_workers(port)?;
+        let group = Arc::clone(&port.group.lock());
+        self.give_to(port, &group)?;
         if let Some(endpoint) = &port.endpoint {
             let serving = session::Serving {
                 port: Arc::clone(port),
@@ -349,7 +388,25 @@ impl Plane {
     fn update(&self, port: &Arc<Port>) -> anyhow::Result<()> {
         port.switch.bridge.set_port(port.id, port.config.load().settings.clone())?;
         addresses::configure(port, self.origin.now()).map_err(|why| anyhow::anyhow!(why))?;
+        let config = port.config.load();
+        if let Attachment::Guest(guest) = &port.attachment {
+            guest.rx_usecs.store(config.call_interval.as_micros() as u32, Relaxed);
+        }
+        self.change_group(port, config.workers.as_deref())?;
         self.follow_monitor(port)
+    }
+
+    /// Has another group serve a port; its traffic goes on.
+    fn change_group(&self, port: &Arc<Port>, name: Option<&str>) -> anyhow::Result<()> {
+        let group = self.group(name)?;
+        let before = std::mem::replace(&mut *port.group.lock(), Arc::clone(&group));
+        if Arc::ptr_eq(&before, &group) {
+            return Ok(());
+        }
+        let own = port.worker.lock().take();
+        self.give_to(port, &group)?;
+        own.into_iter().for_each(|own| own.end(&before));
+        Ok(())
     }
 
     /// Takes a port off its switch and ends its threads. Does nothing to one that is not there.
@@ -369,23 +426,11 @@ impl Plane {
         self.ports.store(Arc::new(ports));
         port.stopping.set();
         end_monitor(port.monitor.lock().take());
-        let own = self.mode == WorkerMode::PerDevice;
-        for (worker, number) in port.served.lock().drain(..) {
-            if let Attachment::Link(link) = &port.attachment {
-                link.queues.iter().for_each(|queue| worker.kicks.unwatch(queue.fd()));
-            }
-            worker.detach(number);
-            if own {
-                worker.stop();
-                let rest = self
-                    .workers
-                    .load()
-                    .iter()
-                    .filter(|other| !Arc::ptr_eq(other, &worker))
-                    .cloned()
-                    .collect();
-                self.workers.store(Arc::new(rest));
-            }
+        port.sources().for_each(|source| {
+            source.seat().leave(&source);
+        });
+        if let Some(own) = port.worker.lock().take() {
+            own.end(&port.group.lock());
         }
         let threads: Vec<_> = port.threads.lock().drain(..).collect();
         join(threads.into_iter());
@@ -395,34 +440,28 @@ impl Plane {
         }
     }
 
-    /// Spreads a port's sources over the workers: its own worker, or the pool's in turn.
-    fn give_to_workers(&self, port: &Arc<Port>) -> anyhow::Result<()> {
-        let own = match self.mode {
-            WorkerMode::PerDevice => {
-                let (worker, thread) = self.add_worker()?;
-                port.threads.lock().push(thread);
-                Some(worker)
-            }
-            WorkerMode::Pool { .. } => None,
-        };
-        for index in 0..port.source_count() as u16 {
-            let worker = match &own {
-                Some(worker) => Arc::clone(worker),
-                None => self.least_loaded()?,
-            };
-            let number = worker.attach(Source { port: Arc::clone(port), index });
-            port.served.lock().push((Arc::clone(&worker), number));
-            match &port.attachment {
-                Attachment::Guest(guest) => {
-                    let owner = &guest.transmit[usize::from(index)].owner;
-                    owner.get_or_init(|| (Arc::clone(&worker.kicks), number));
-                }
-                Attachment::Link(link) => {
-                    worker.kicks.watch(number, Cause::Transmit, link.queues[usize::from(index)].fd())?
-                }
-            }
+    /// Has the workers of a group serve a port: its own worker, or those with the fewest sources.
+    fn give_to(&self, port: &Arc<Port>, group: &Arc<Group>) -> anyhow::Result<()> {
+        let mut own = None;
+        if group.is_per_device() {
+            let (worker, thread) = self.add_worker(group)?;
+            own = Some(Arc::clone(&worker));
+            *port.worker.lock() = Some(OwnWorker { worker, thread });
+        }
+        for source in port.sources() {
+            let worker = own.clone().or_else(|| group.least_loaded()).context("there is no worker")?;
+            source.seat().take(&worker, &source)?;
         }
         Ok(())
+    }
+}
+
+impl OwnWorker {
+    /// Ends it; nothing is served by it any more.
+    fn end(self, group: &Group) {
+        self.worker.stop();
+        group.remove(&self.worker);
+        join(std::iter::once(self.thread));
     }
 }
 

@@ -5,6 +5,7 @@
 use super::addresses::{self, Report, ReportSource};
 use super::port::{GuestPort, Live, call};
 use super::session::Serving;
+use super::stats::add;
 use devices::net::control::{Change, ControlState, Modes};
 use guestmem::GuestMemory;
 use rustix::event::Timespec;
@@ -132,7 +133,9 @@ impl Control {
                 }
                 live.queue.complete(&burst, chain, written);
             }
-            call(live.flush(&guest.control_stats));
+            let due = live.flush();
+            add(&guest.control_stats.calls, u64::from(due.is_some()));
+            call(due);
         }
         self.more = true;
     }

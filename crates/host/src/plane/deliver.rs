@@ -5,6 +5,7 @@
 
 use super::Origin;
 use super::backlog::FRAMES_MAX;
+use super::calls::Calls;
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, call};
 use super::stats::{QueueStats, add};
@@ -13,6 +14,8 @@ use arrayvec::ArrayVec;
 use devices::net::receive::deliver_burst;
 use devices::net::{Delivered, Frame, HeadBuffer, Offload, Software, TagEdit};
 use parking_lot::MutexGuard;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use switch::{
     ANSWER_MAX, Decision, DropReason, EthernetHead, Form, Head, Now, PortId, Reach, Tagging, Verdict, View,
@@ -37,6 +40,7 @@ pub(super) struct Deliverer {
     retagged: Vec<Frame<'static>>,
     retagged_heads: Vec<HeadBuffer>,
     software: Software,
+    pub(super) calls: Calls,
 }
 
 /// A burst and what was decided for it.
@@ -53,7 +57,7 @@ struct Decided<'b> {
 }
 
 impl Deliverer {
-    pub(super) fn new(origin: Origin) -> Self {
+    pub(super) fn new(origin: Origin, calls: Calls) -> Self {
         Self {
             seed: origin.seed,
             heads: Vec::with_capacity(BURST),
@@ -62,6 +66,7 @@ impl Deliverer {
             retagged: Vec::with_capacity(BURST),
             retagged_heads: Vec::new(),
             software: Software::new(),
+            calls,
         }
     }
 
@@ -237,7 +242,7 @@ impl Deliverer {
             // Whoever is inside may be no worker, and then does not look here when he leaves.
             let guard = target.live.try_lock();
             if guard.is_none_or(|guard| self.drain(port, guest, target, guard)) {
-                guest.poke(target.pair);
+                port.poke(target.pair);
             }
         }
         self.group = recycle_frames(chosen);
@@ -262,7 +267,7 @@ impl Deliverer {
             return 0;
         }
         let left = self.fill(port, guest, target, live, group).left;
-        let due = live.flush(&target.stats);
+        let due = self.flush(guest, target, live);
         drop(guard);
         call(due);
         group.len() - left as usize
@@ -292,7 +297,7 @@ impl Deliverer {
         if live.queue.fault().is_some() {
             drop_waiting(target, Some(live));
         }
-        let due = live.flush(&target.stats);
+        let due = self.flush(guest, target, live);
         drop(guard);
         call(due);
         !waits_for_kick && !target.backlog.is_empty_after_all()
@@ -366,6 +371,13 @@ impl Deliverer {
             port.capture_burst(done, Direction::Egress, |index| (index >= first_lost).then_some(reason));
         }
         delivered
+    }
+
+    /// Publishes what was filled; what to call for it now.
+    #[inline]
+    fn flush(&mut self, guest: &GuestPort, target: &ReceiveQueue, live: &mut Live) -> Option<Arc<OwnedFd>> {
+        let fd = live.flush();
+        self.calls.admit(fd, guest.call_interval(), &mut live.moderation, &target.stats)
     }
 
     /// Hands frames to an interface of the host.

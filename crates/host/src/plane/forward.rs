@@ -5,12 +5,14 @@
 //! finished there, and delivered from there.
 
 use super::Origin;
+use super::calls::Calls;
 use super::deliver::{BURST, Deliverer, recycle_frames};
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, Source, call};
-use super::stats::QueueStats;
+use super::stats::{QueueStats, add};
 use devices::net::{Frame, HeadBuffer, HeaderFault, Offload, transmit};
 use guestmem::{MemSlice, sigbus};
+use std::time::Instant;
 use switch::{DropReason, Now};
 use virtqueue::Burst;
 
@@ -29,7 +31,17 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    pub(super) fn new(origin: Origin) -> Self {
+    /// For a worker, which makes the calls that are put off.
+    pub(super) fn for_worker(origin: Origin) -> Self {
+        Self::new(origin, Deliverer::new(origin, Calls::new(true)))
+    }
+
+    /// For who forwards a frame now and then.
+    pub(super) fn for_session(origin: Origin) -> Self {
+        Self::new(origin, Deliverer::new(origin, Calls::new(false)))
+    }
+
+    fn new(origin: Origin, out: Deliverer) -> Self {
         Self {
             now: origin.now(),
             deaths: sigbus::deaths(),
@@ -37,30 +49,49 @@ impl Forwarder {
             heads: Box::new([[0; 256]; BURST]),
             frames: Vec::with_capacity(BURST),
             link_frames: Vec::new(),
-            out: Deliverer::new(origin),
+            out,
         }
     }
 
-    /// Tells what time it is; once a round.
+    /// Tells what time it is, as the switch counts it.
     pub(super) fn set_time(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Serves a source once; returns how many frames or chains were handled.
-    pub(super) fn serve(&mut self, source: &Source) -> usize {
+    /// A worker's round begins at `moment`: what was put off until now is done.
+    #[inline]
+    pub(super) fn begin_round(&mut self, now: Now, moment: Instant) {
+        self.now = now;
+        if self.out.calls.next_due().is_some() {
+            self.out.calls.make_due(Some(moment));
+        }
+    }
+
+    /// When something is due that was put off.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.out.calls.next_due()
+    }
+
+    /// The last round is over: nothing stays put off.
+    pub(super) fn end(&mut self) {
+        self.out.calls.make_due(None);
+    }
+
+    /// Serves a source once, with `frames` frames at most; returns how many frames or chains were handled.
+    pub(super) fn serve(&mut self, source: &Source, frames: usize) -> usize {
         match &source.port.attachment {
             Attachment::Guest(guest) => {
                 let receive = &guest.receive[usize::from(source.index)];
                 let more =
                     !receive.backlog.is_empty() && self.out.serve_backlog(&source.port, guest, receive);
-                self.forward_burst(&source.port, guest, source.index) + usize::from(more)
+                self.forward_burst(&source.port, guest, source.index, frames) + usize::from(more)
             }
-            Attachment::Link(link) => self.forward_from_link(&source.port, link, source.index),
+            Attachment::Link(link) => self.forward_from_link(&source.port, link, source.index, frames),
         }
     }
 
     /// One burst of a guest's transmit queue.
-    fn forward_burst(&mut self, port: &Port, guest: &GuestPort, pair: u16) -> usize {
+    fn forward_burst(&mut self, port: &Port, guest: &GuestPort, pair: u16, frames_max: usize) -> usize {
         let transmit_queue = &guest.transmit[usize::from(pair)];
         let stats = &transmit_queue.stats;
         let mut guard = transmit_queue.live.lock();
@@ -68,7 +99,7 @@ impl Forwarder {
         let Live { queue, memory, rules, enabled, .. } = live;
 
         let mut popped = std::mem::take(&mut self.popped).recycle();
-        let count = queue.pop(memory, &mut popped, BURST).unwrap_or(0);
+        let count = queue.pop(memory, &mut popped, frames_max).unwrap_or(0);
         // A fault behind good chains shows at once too; the queue is not looked at again.
         if let Some(fault) = queue.fault() {
             stats.faulted(fault);
@@ -98,21 +129,23 @@ impl Forwarder {
             queue.complete(&popped, chain, 0);
         }
         self.popped = popped.recycle();
-        let due = live.flush(stats);
+        let due = live.flush();
+        add(&stats.calls, u64::from(due.is_some()));
         drop(guard);
         call(due);
         count
     }
 
     /// Up to a burst of frames from an interface of the host.
-    fn forward_from_link(&mut self, port: &Port, link: &LinkPort, index: u16) -> usize {
+    fn forward_from_link(&mut self, port: &Port, link: &LinkPort, index: u16, frames_max: usize) -> usize {
         let queue = &link.queues[usize::from(index)];
+        let _one_reader = queue.reading.lock();
         if self.link_frames.is_empty() {
             self.link_frames.resize_with(BURST, || vec![0; LINK_FRAME_MAX].into());
         }
         let mut bodies: [MemSlice<'_>; BURST] = [MemSlice::empty(); BURST];
         let mut count = 0;
-        for (buffer, body) in self.link_frames.iter_mut().zip(&mut bodies) {
+        for (buffer, body) in self.link_frames.iter_mut().zip(&mut bodies).take(frames_max) {
             let Some(len) = queue.read(buffer) else { break };
             *body = MemSlice::from_mut(&mut buffer[..len]);
             count += 1;

@@ -2,23 +2,28 @@
 //! runs.
 //!
 //! Threads: one for each worker (they move frames), one for each vhost-user port (it talks to the front-end and sleeps
-//! otherwise), one for each QMP socket that is followed, one that looks after FDBs and interfaces once a second, one that keeps the filters
-//! of the host's interfaces. How they share ports: docs/adr/0003.
+//! otherwise), one for each QMP socket that is followed, one that looks after FDBs and interfaces once a second, one that keeps the
+//! filters of the host's interfaces, one that compares the load of workers. How they share ports: docs/adr/0003.
 
 mod addresses;
 mod backlog;
+mod calls;
 mod change;
 mod control;
 mod deliver;
 mod fdb;
 mod forward;
+mod group;
 mod kicks;
 mod link;
 mod listen;
 mod monitor;
 mod notify;
+mod polling;
 mod port;
+mod seat;
 mod session;
+mod share;
 mod socket;
 mod stats;
 mod uplinks;
@@ -28,8 +33,9 @@ mod worker;
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
 use crate::capture::Captures;
-use crate::config::resolved::{Config, WorkerMode};
+use crate::config::resolved::{Config, WorkerMode, WorkersConfig};
 use arc_swap::ArcSwap;
+use group::Group;
 use notify::Wake;
 use parking_lot::Mutex;
 use port::{Port, SwitchPlane};
@@ -46,17 +52,13 @@ use worker::Worker;
 /// A running data plane. Stops when dropped.
 pub struct Plane {
     origin: Origin,
-    /// How threads are arranged; fixed at the start.
-    mode: WorkerMode,
-    cpus: Vec<usize>,
     /// What runs now. Written by [`Plane::change_to`] alone.
     config: ArcSwap<Config>,
     switches: Arc<ArcSwap<Vec<Arc<SwitchPlane>>>>,
     /// In the order of the configuration.
     ports: ArcSwap<Vec<Arc<Port>>>,
-    workers: ArcSwap<Vec<Arc<Worker>>>,
-    /// Workers made so far, for their names.
-    workers_made: Mutex<usize>,
+    /// `[workers]` first. A group is as it was made until it goes.
+    groups: Arc<ArcSwap<Vec<Arc<Group>>>>,
     captures: Captures,
     uplinks: Arc<Uplinks>,
     /// One change at a time.
@@ -87,28 +89,22 @@ struct Origin {
 pub fn start(config: &Config) -> anyhow::Result<Arc<Plane>> {
     raise_descriptor_limit();
     let origin = Origin { started: Instant::now(), seed: RandomState::new().hash_one(std::process::id()) };
-    let nothing = Config { switches: Vec::new(), ports: Vec::new(), ..config.clone() };
+    let nothing =
+        Config { worker_groups: Vec::new(), switches: Vec::new(), ports: Vec::new(), ..config.clone() };
     let plane = Plane {
         origin,
-        mode: config.workers.mode,
-        cpus: config.workers.cpus.clone(),
         config: ArcSwap::from_pointee(nothing),
         switches: Arc::default(),
         ports: ArcSwap::default(),
-        workers: ArcSwap::default(),
-        workers_made: Mutex::new(0),
+        groups: Arc::default(),
         captures: Captures::default(),
         uplinks: Arc::new(Uplinks::new()?),
         changing: Mutex::new(()),
         stopping: Arc::new(Stopping::new()?),
         threads: Mutex::new(Vec::new()),
     };
-    if let WorkerMode::Pool { threads } = plane.mode {
-        for _ in 0..threads {
-            let (_, thread) = plane.add_worker()?;
-            plane.threads.lock().push(thread);
-        }
-    }
+    plane.add_group(None, &config.workers)?;
+    plane.start_balance()?;
     plane.start_ageing()?;
     plane.start_uplinks()?;
     plane.change_to(config.clone()).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
@@ -125,25 +121,58 @@ fn raise_descriptor_limit() {
 }
 
 impl Plane {
-    /// Makes a worker and its thread.
-    fn add_worker(&self) -> anyhow::Result<(Arc<Worker>, JoinHandle<()>)> {
-        let mut made = self.workers_made.lock();
-        let cpu = (!self.cpus.is_empty()).then(|| self.cpus[*made % self.cpus.len()]);
-        let worker = Worker::new(format!("rw-worker-{made}"), cpu)?;
+    /// Makes a group of workers, and the threads that it has from the start.
+    fn add_group(&self, name: Option<&str>, config: &WorkersConfig) -> anyhow::Result<()> {
+        let group = Arc::new(Group::new(name.map(str::to_owned), config.clone()));
+        let mut groups = Vec::clone(&self.groups.load());
+        groups.push(Arc::clone(&group));
+        self.groups.store(Arc::new(groups));
+        let (WorkerMode::Pool { threads } | WorkerMode::Sidecore { threads }) = config.mode else {
+            return Ok(());
+        };
+        for _ in 0..threads {
+            let (_, thread) = self.add_worker(&group)?;
+            group.threads.lock().push(thread);
+        }
+        Ok(())
+    }
+
+    /// Makes a worker of a group and its thread.
+    fn add_worker(&self, group: &Group) -> anyhow::Result<(Arc<Worker>, JoinHandle<()>)> {
+        let mut made = group.made.lock();
+        let WorkersConfig { mode, cpus, polling } = &group.config;
+        let cpu = (!cpus.is_empty()).then(|| cpus[*made % cpus.len()]);
+        let name = group.name.as_deref().unwrap_or("worker");
+        let worker = Worker::new(format!("rw-{name}-{made}"), cpu, *mode, *polling)?;
         *made += 1;
         let (body, origin) = (Arc::clone(&worker), self.origin);
         let thread = spawn(worker.name.clone(), move || body.run(origin))?;
-        let mut workers = Vec::clone(&self.workers.load());
-        workers.push(Arc::clone(&worker));
-        self.workers.store(Arc::new(workers));
+        group.workers.lock().push(Arc::clone(&worker));
         Ok((worker, thread))
     }
 
-    /// The worker of the pool that has least to do.
-    fn least_loaded(&self) -> anyhow::Result<Arc<Worker>> {
-        let workers = self.workers.load();
-        let least = workers.iter().min_by_key(|worker| worker.source_count());
-        least.map(Arc::clone).ok_or_else(|| anyhow::anyhow!("there is no worker"))
+    /// The group that a port names.
+    fn group(&self, name: Option<&str>) -> anyhow::Result<Arc<Group>> {
+        let groups = self.groups.load();
+        let group = groups.iter().find(|group| group.name.as_deref() == name);
+        group.map(Arc::clone).ok_or_else(|| anyhow::anyhow!("there is no such group of workers"))
+    }
+
+    /// Moves queues to workers that have less to do.
+    fn start_balance(&self) -> anyhow::Result<()> {
+        let (groups, stopping) = (Arc::clone(&self.groups), Arc::clone(&self.stopping));
+        let thread = spawn("rw-balance".into(), move || {
+            let mut before = Instant::now();
+            while !stopping.sleep(polling::timespec(group::BALANCE_INTERVAL)) {
+                let elapsed = before.elapsed();
+                before = Instant::now();
+                groups.load().iter().for_each(|group| {
+                    group.balance(elapsed);
+                });
+            }
+        })?;
+        self.threads.lock().push(thread);
+        Ok(())
     }
 
     fn start_ageing(&self) -> anyhow::Result<()> {
@@ -181,17 +210,16 @@ impl Plane {
         let _one = self.changing.lock();
         let ports = self.ports.swap(Arc::default());
         ports.iter().for_each(|port| port.stopping.set());
-        for worker in self.workers.load().iter() {
-            worker.stop();
-        }
+        let groups = self.groups.load();
+        let workers: Vec<_> = groups.iter().flat_map(|group| group.workers.lock().clone()).collect();
+        workers.iter().for_each(|worker| worker.stop());
         for port in ports.iter() {
             change::end_monitor(port.monitor.lock().take());
             join(port.threads.lock().drain(..));
         }
         join(self.threads.lock().drain(..));
-        for worker in self.workers.load().iter() {
-            worker.detach_all();
-        }
+        groups.iter().for_each(|group| join(group.threads.lock().drain(..)));
+        workers.iter().for_each(|worker| worker.detach_all());
         for switch in self.switches.load().iter() {
             switch.ports.store(Arc::default());
         }

@@ -7,10 +7,12 @@
 
 use super::addresses::{Addresses, EntryKey};
 use super::backlog::Backlog;
-use super::kicks::Kicks;
+use super::calls::Moderation;
+use super::group::Group;
 use super::link::LinkPort;
 use super::listen::Endpoint;
-use super::stats::{QueueStats, add};
+use super::seat::Seat;
+use super::stats::QueueStats;
 use super::worker::Worker;
 use super::{Stopping, notify};
 use crate::api::view::UplinkView;
@@ -24,10 +26,10 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use switch::{Bridge, DropReason, PortId};
 use virtqueue::{DeviceQueue, Endian};
 
@@ -65,8 +67,18 @@ pub(super) struct Port {
     pub(super) monitor: Mutex<Option<Followed>>,
     /// That a guard shut it is in the log.
     pub(super) shut_told: AtomicBool,
-    /// Who serves its sources, and under which numbers.
-    pub(super) served: Mutex<Vec<(Arc<Worker>, u32)>>,
+    /// Where its sources are served, by their index.
+    pub(super) seats: Box<[Seat]>,
+    /// The workers that serve them.
+    pub(super) group: Mutex<Arc<Group>>,
+    /// Its own worker, where each port has one.
+    pub(super) worker: Mutex<Option<OwnWorker>>,
+}
+
+/// The worker of one port, and its thread.
+pub(super) struct OwnWorker {
+    pub(super) worker: Arc<Worker>,
+    pub(super) thread: JoinHandle<()>,
 }
 
 /// A thread that follows a QMP socket.
@@ -84,10 +96,28 @@ pub(super) struct Source {
     pub(super) index: u16,
 }
 
+impl Source {
+    /// Where it is served.
+    #[inline]
+    pub(super) fn seat(&self) -> &Seat {
+        &self.port.seats[usize::from(self.index)]
+    }
+}
+
 /// What is on the other side of a port.
 pub(super) enum Attachment {
     Guest(Box<GuestPort>),
     Link(Box<LinkPort>),
+}
+
+impl Attachment {
+    /// Queues that workers serve.
+    pub(super) fn source_count(&self) -> usize {
+        match self {
+            Attachment::Guest(guest) => guest.transmit.len(),
+            Attachment::Link(link) => link.queues.len(),
+        }
+    }
 }
 
 impl Port {
@@ -131,12 +161,14 @@ impl Port {
         }
     }
 
+    /// Has the worker of a source look at it.
+    pub(super) fn poke(&self, index: u16) {
+        self.seats[usize::from(index)].poke();
+    }
+
     /// Queues that workers serve.
-    pub(super) fn source_count(&self) -> usize {
-        match &self.attachment {
-            Attachment::Guest(guest) => guest.transmit.len(),
-            Attachment::Link(link) => link.queues.len(),
-        }
+    pub(super) fn sources(self: &Arc<Self>) -> impl Iterator<Item = Source> {
+        (0..self.seats.len() as u16).map(|index| Source { port: Arc::clone(self), index })
     }
 
     /// Offers frames that pass here to the captures.
@@ -176,6 +208,8 @@ pub(super) struct GuestPort {
     pub(super) steering: Box<[AtomicU16; STEERING]>,
     /// What the driver wants to receive, where a control queue reaches us; `None`: everything.
     pub(super) filter: ArcSwapOption<ControlState>,
+    /// `rx-usecs` of the port.
+    pub(super) rx_usecs: AtomicU32,
     /// Wakes the session thread: a queue was retired or memory died.
     pub(super) attention: notify::Wake,
     /// What every front-end of this port is offered.
@@ -201,11 +235,7 @@ pub(super) const STEERING: usize = 256;
 
 impl GuestPort {
     pub(super) fn new(queue_pairs: u16, offered: Offered) -> io::Result<Self> {
-        let transmit = |_| TransmitQueue {
-            live: Mutex::new(None),
-            stats: QueueStats::default(),
-            owner: OnceLock::new(),
-        };
+        let transmit = |_| TransmitQueue { live: Mutex::new(None), stats: QueueStats::default() };
         let receive = |pair| ReceiveQueue {
             pair,
             live: Mutex::new(None),
@@ -220,6 +250,7 @@ impl GuestPort {
             pairs_used: AtomicU16::new(u16::MAX),
             steering: Box::new([const { AtomicU16::new(0) }; STEERING]),
             filter: ArcSwapOption::empty(),
+            rx_usecs: AtomicU32::new(0),
             attention: notify::Wake::new()?,
             offered,
             facts: Mutex::default(),
@@ -248,16 +279,10 @@ impl GuestPort {
         }
     }
 
-    /// The worker that serves the queue pair of a virtqueue, and under which number.
-    pub(super) fn owner(&self, index: u16) -> Option<&(Arc<Kicks>, u32)> {
-        self.transmit.get(usize::from(index / 2))?.owner.get()
-    }
-
-    /// Has the owner of a queue pair look at it.
-    pub(super) fn poke(&self, pair: u16) {
-        if let Some((worker, number)) = self.owner(2 * pair) {
-            worker.poke(*number);
-        }
+    /// The shortest time between two calls for received frames.
+    #[inline]
+    pub(super) fn call_interval(&self) -> Duration {
+        Duration::from_micros(self.rx_usecs.load(Relaxed).into())
     }
 
     /// Notes that a flow is sent on `pair`.
@@ -300,6 +325,8 @@ pub(super) struct Live {
     pub(super) error: Option<OwnedFd>,
     /// No kick descriptor: the driver does not notify, we look.
     pub(super) polled: bool,
+    /// When its driver was called.
+    pub(super) moderation: Moderation,
 }
 
 /// What was agreed with the driver, for either direction.
@@ -335,12 +362,8 @@ impl Live {
     /// Publishes completions; what to call if the driver wants that. The call itself is a system call: it is made after
     /// the queue's lock is let go.
     #[inline]
-    pub(super) fn flush(&mut self, stats: &QueueStats) -> Option<Arc<OwnedFd>> {
-        if !self.queue.flush() {
-            return None;
-        }
-        add(&stats.calls, u64::from(self.call.is_some()));
-        self.call.clone()
+    pub(super) fn flush(&mut self) -> Option<Arc<OwnedFd>> {
+        if self.queue.flush() { self.call.clone() } else { None }
     }
 }
 
@@ -356,8 +379,6 @@ pub(super) fn call(fd: Option<Arc<OwnedFd>>) {
 pub(super) struct TransmitQueue {
     pub(super) live: Mutex<Option<Live>>,
     pub(super) stats: QueueStats,
-    /// Where the worker that serves it sleeps, and under which number it knows the queue.
-    pub(super) owner: OnceLock<(Arc<Kicks>, u32)>,
 }
 
 /// A guest's receive queue; any worker may deliver.

@@ -4,6 +4,7 @@
 //! never touches a frame. It answers a message only after it has been carried out. When a connection ends, for
 //! whatever reason, its queues stop and the next front-end is waited for.
 
+use super::calls::Moderation;
 use super::forward::Forwarder;
 use super::kicks::Cause;
 use super::listen::Endpoint;
@@ -107,7 +108,6 @@ struct Connection<'s> {
 /// What the session keeps of a queue outside the ring itself.
 #[derive(Default)]
 struct QueueEnd {
-    kick: Option<OwnedFd>,
     /// The ring's memory is gone for now; this is where it stood.
     suspended: Option<(Live, RingState)>,
 }
@@ -330,7 +330,9 @@ impl<'s> Connection<'s> {
         };
         let (memory, rules) = (Arc::clone(&self.memory), Rules::new(acknowledged));
         let call = call.map(Arc::new);
-        let live = Live { queue, memory, rules, enabled, call, error, polled: kick.is_none() };
+        let polled = kick.is_none();
+        let moderation = Moderation::default();
+        let live = Live { queue, memory, rules, enabled, call, error, polled, moderation };
         if index == self.guest.control_index() {
             let mac = self.serving.port.config.load().mac.unwrap_or_default();
             let pairs = self.guest.transmit.len() as u16;
@@ -396,7 +398,7 @@ impl<'s> Connection<'s> {
             self.guest.pairs_used.store(u16::MAX, Relaxed);
             return self.control.stop();
         }
-        self.unwatch(index);
+        self.watch(index, None);
         let suspended = self.queues[usize::from(index)].suspended.take();
         let taken = self.guest.slot(index).and_then(|slot| slot.lock().take());
         if index.is_multiple_of(2) {
@@ -483,43 +485,30 @@ impl<'s> Connection<'s> {
             return self.control.replace_kick(kick);
         }
         let polled = kick.is_none();
-        self.unwatch(index);
         self.watch(index, kick);
         self.with_live(index, |live| live.polled = polled)
     }
 
-    /// Has the owner of a queue pair woken by the kicks of its queues. Drivers are asked for those of a receive queue only while
-    /// frames wait for buffers.
+    /// Has the worker of a queue pair woken by the kicks of its queues. Drivers are asked for those of a receive queue only
+    /// while frames wait for buffers.
     fn watch(&mut self, index: u16, kick: Option<OwnedFd>) {
         let cause = if index.is_multiple_of(2) { Cause::Receive } else { Cause::Transmit };
-        if let (Some((worker, number)), Some(kick)) = (self.guest.owner(index), &kick)
-            && let Err(error) = worker.watch(*number, cause, kick)
-        {
-            tracing::warn!(port = self.serving.port.name, index, %error, "kicks are not watched");
-        }
-        self.queues[usize::from(index)].kick = kick;
-        self.poke(index);
-    }
-
-    fn unwatch(&mut self, index: u16) {
-        if let (Some((worker, _)), Some(kick)) =
-            (self.guest.owner(index), self.queues[usize::from(index)].kick.take())
-        {
-            worker.unwatch(&kick);
+        let seat = &self.serving.port.seats[usize::from(index / 2)];
+        if let Err(error) = seat.watch(cause, kick) {
+            tracing::warn!(port = self.serving.port.name, index, %error, "kicks are not watched: the queue is polled");
+            self.with_live(index, |live| live.polled = true);
         }
     }
 
     /// Has a queue pair looked at: chains may be waiting whose kick went elsewhere.
     fn poke(&self, index: u16) {
-        if let Some((worker, number)) = self.guest.owner(index) {
-            worker.poke(*number);
-        }
+        self.serving.port.poke(index / 2);
     }
 
     /// Tells the network where the guest is now, as if it had sent a frame itself.
     fn announce(&mut self, mac: [u8; 6]) -> Outcome {
         let origin = self.serving.origin;
-        let forwarder = self.forwarder.get_or_insert_with(|| Forwarder::new(origin));
+        let forwarder = self.forwarder.get_or_insert_with(|| Forwarder::for_session(origin));
         forwarder.set_time(origin.now());
         let frame = rarp::announcement(mac);
         forwarder.forward_private(&self.serving.port, &QueueStats::default(), &frame);

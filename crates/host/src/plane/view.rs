@@ -1,8 +1,10 @@
 //! What the control API sees of the data plane: snapshots, made by reading counters that others write.
 
 use super::Plane;
+use super::group::Group;
 use super::port::{Attachment, GuestPort, Port, SwitchPlane};
 use super::stats::QueueStats;
+use super::worker::Worker;
 use crate::api::Refusal;
 use crate::api::view::{
     AddressView, ChangeView, CountersView, FdbFilter, FdbSpec, FdbView, FeaturesView, GroupView, PortState,
@@ -11,35 +13,38 @@ use crate::api::view::{
 };
 use crate::capture::{CaptureError, CaptureRequest, CaptureStream};
 use crate::config::mac_text;
-use crate::config::resolved::{Attach, Config, MacChange, PortConfig, Profile, SocketRole, WorkerMode};
+use crate::config::resolved::{Attach, Config, MacChange, Polling, PortConfig, Profile, SocketRole};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use switch::{DropReason, MacAddr, Origin, Tagging, Vlan};
 
+fn worker_views(group: &Group) -> Vec<WorkerView> {
+    let view = |worker: &Arc<Worker>| WorkerView {
+        name: worker.name.clone(),
+        group: group.name.clone(),
+        cpu: worker.cpu,
+        mode: group.config.mode.word().into(),
+        polling: match group.config.polling {
+            Polling::Adaptive => "adaptive".into(),
+            Polling::Always => "always".into(),
+        },
+        queues: worker.source_count(),
+        sleeps: worker.sleeps.load(Relaxed),
+        busy_ms: worker.busy_ns.load(Relaxed) / 1_000_000,
+        moves: worker.moves.load(Relaxed),
+    };
+    group.workers.lock().iter().map(view).collect()
+}
+
 impl crate::api::Plane for Plane {
     fn status(&self) -> Status {
-        let mode = match self.mode {
-            WorkerMode::PerDevice => "per-device",
-            WorkerMode::Pool { .. } => "pool",
-        };
         let ports = self.ports.load();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: self.origin.started.elapsed().as_secs(),
-            workers: self
-                .workers
-                .load()
-                .iter()
-                .map(|worker| WorkerView {
-                    name: worker.name.clone(),
-                    cpu: worker.cpu,
-                    mode: mode.into(),
-                    queues: worker.source_count(),
-                    sleeps: worker.sleeps.load(Relaxed),
-                })
-                .collect(),
+            workers: self.groups.load().iter().flat_map(|group| worker_views(group)).collect(),
             switches: self.switches.load().iter().map(|switch| switch_view(switch)).collect(),
             ports_up: ports.iter().filter(|port| state(port) == PortState::Running).count(),
             ports_total: ports.len(),
@@ -167,7 +172,7 @@ fn view(port: &Port) -> PortView {
             };
             (Some(socket.display().to_string()), Some(mode.into()), *queue_pairs)
         }
-        _ => (None, None, port.source_count() as u16),
+        _ => (None, None, port.seats.len() as u16),
     };
     let (features, mtu, fault, queues, uplink) = match &port.attachment {
         Attachment::Guest(guest) => {

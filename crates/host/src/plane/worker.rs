@@ -1,15 +1,16 @@
 //! A worker: a thread that serves the queues given to it, and sleeps when none has work.
 //!
-//! A queue is *active* while its worker looks at it again and again; notifications from its driver are off then. After
-//! [`LINGER`] without a frame the worker asks for notifications, looks once more (a frame may have come in between) and
-//! lets the queue rest until its kick descriptor fires. Each round gives every active queue one burst, so a busy
-//! guest cannot starve another. With nothing active the worker sleeps in `epoll_wait` and costs nothing.
+//! A round gives every active source its [`Share`] of the time; [`Pace`] says what comes between two rounds.
 
 use super::Origin;
+use super::deliver::BURST;
 use super::forward::Forwarder;
 use super::kicks::{Cause, Kicks};
+use super::polling::{Next, Pace, timespec};
 use super::port::{Attachment, Source};
+use super::share::Share;
 use super::stats::add;
+use crate::config::resolved::{Polling, WorkerMode};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
@@ -18,19 +19,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How long a queue without work stays active. Longer saves wake-ups under load, shorter saves CPU time.
-const LINGER: Duration = Duration::from_micros(50);
-
-/// Rounds between two looks at the kick descriptors while something is active.
-const ROUNDS_PER_LOOK: u32 = 16;
-
-/// How often queues whose driver gives no kick descriptor are looked at when they are idle.
-const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
-
 /// A thread that serves queues.
 pub(super) struct Worker {
     pub(super) name: String,
     pub(super) cpu: Option<usize>,
+    mode: WorkerMode,
+    polling: Polling,
     /// Where it sleeps.
     pub(super) kicks: Arc<Kicks>,
     stop: AtomicBool,
@@ -39,24 +33,42 @@ pub(super) struct Worker {
     changes: Mutex<()>,
     /// Times the worker slept.
     pub(super) sleeps: AtomicU64,
+    /// Time in which it handled frames, in nanoseconds.
+    pub(super) busy_ns: AtomicU64,
+    /// Sources that came from a worker that had more to do. Written by who compares them.
+    pub(super) moves: AtomicU64,
 }
 
 impl Worker {
-    pub(super) fn new(name: String, cpu: Option<usize>) -> io::Result<Arc<Self>> {
+    pub(super) fn new(
+        name: String,
+        cpu: Option<usize>,
+        mode: WorkerMode,
+        polling: Polling,
+    ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             name,
             cpu,
+            mode,
+            polling,
             kicks: Arc::new(Kicks::new()?),
             stop: AtomicBool::new(false),
             sources: ArcSwap::default(),
             changes: Mutex::new(()),
             sleeps: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
         }))
     }
 
     /// Queues served now.
     pub(super) fn source_count(&self) -> usize {
         self.sources.load().iter().flatten().count()
+    }
+
+    /// What it serves now.
+    pub(super) fn sources(&self) -> Vec<Source> {
+        self.sources.load().iter().flatten().cloned().collect()
     }
 
     /// Takes a source on; returns its number.
@@ -96,59 +108,90 @@ impl Worker {
     /// The thread's body.
     pub(super) fn run(&self, origin: Origin) {
         self.pin();
-        let mut forwarder = Forwarder::new(origin);
+        let mut forwarder = Forwarder::for_worker(origin);
+        let mut pace = Pace::new(self.mode, self.polling);
         let mut active: Vec<Active> = Vec::new();
         let mut events = Vec::with_capacity(64);
-        let mut round = 0u32;
         let mut dozing = false;
+        // The time at the end of the last round, if nothing has come in between.
+        let mut clock = None;
         while !self.stop.load(Relaxed) {
-            if active.is_empty() || dozing || round.is_multiple_of(ROUNDS_PER_LOOK) {
-                let timeout = match (active.is_empty(), dozing) {
-                    (true, _) => None,
-                    (false, true) => Some(POLL_INTERVAL),
-                    (false, false) => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
-                };
-                self.look(&mut active, &mut events, timeout);
+            let next = pace.next(!active.is_empty(), dozing);
+            if next != Next::Round {
+                clock = None;
             }
-            round = round.wrapping_add(1);
+            match next {
+                Next::Round => {}
+                Next::Look { yields } => {
+                    if yields {
+                        std::thread::yield_now();
+                    }
+                    self.look(&mut active, &mut events, Some(Duration::ZERO));
+                }
+                Next::Sleep(time) => self.sleep(&mut pace, &mut active, &mut events, time, &forwarder),
+            }
             let sources = self.sources.load();
-            let now = Instant::now();
-            forwarder.set_time(origin.at(now));
+            let now = clock.unwrap_or_else(Instant::now);
+            forwarder.begin_round(origin.at(now), now);
+            let mut round = Round { now, linger: pace.linger(), is_shared: active.len() > 1, worked: false };
             dozing = true;
             active.retain_mut(|entry| {
-                let Some(source) = sources.get(entry.number as usize).and_then(Option::as_ref) else {
+                if !entry.is_in(&sources) {
+                    // We may have turned its kicks off after its new worker had turned them on.
+                    entry.source.seat().poke();
                     return false;
-                };
-                let step = entry.step(source, &mut forwarder, now);
+                }
+                let step = entry.step(&mut forwarder, &mut round);
                 dozing &= step == Step::Doze;
                 step != Step::Rest
             });
+            clock = round.worked.then_some(round.now);
+            if round.worked {
+                add(&self.busy_ns, (round.now - now).as_nanos() as u64);
+            }
+            pace.rounded(round.worked);
             forwarder.check_deaths(&sources);
         }
+        forwarder.end();
     }
 
-    /// Takes what the kick descriptors and `poke` say into the active list.
-    fn look(&self, active: &mut Vec<Active>, events: &mut Vec<epoll::Event>, timeout: Option<Timespec>) {
-        if timeout.is_none_or(|timeout| timeout.tv_nsec != 0) {
-            add(&self.sleeps, 1);
+    /// Sleeps until there is something to do, or for `time`.
+    fn sleep(
+        &self,
+        pace: &mut Pace,
+        active: &mut Vec<Active>,
+        events: &mut Vec<epoll::Event>,
+        time: Option<Duration>,
+        forwarder: &Forwarder,
+    ) {
+        let began = Instant::now();
+        let due = forwarder.next_due().map(|due| due.saturating_duration_since(began));
+        let time = match (time, due) {
+            (Some(time), Some(due)) => Some(time.min(due)),
+            (time, due) => time.or(due),
+        };
+        add(&self.sleeps, 1);
+        let before = active.len();
+        self.look(active, events, time);
+        if active.len() > before {
+            pace.slept(began.elapsed());
         }
+    }
+
+    /// Takes what the kick descriptors and `poke` say into the active list, after `time` at most.
+    fn look(&self, active: &mut Vec<Active>, events: &mut Vec<epoll::Event>, time: Option<Duration>) {
+        let timeout: Option<Timespec> = time.map(timespec);
+        let sources = self.sources.load();
         let mut now = None;
         self.kicks.wait(events, timeout.as_ref(), |number, cause| {
-            self.count_kick(number as usize, cause);
-            Active::insert(active, number, *now.get_or_insert_with(Instant::now));
+            // What was taken away while we slept is its new worker's.
+            let fresh = self.sources.load();
+            let list = if Arc::ptr_eq(&sources, &fresh) { &sources } else { &fresh };
+            if let Some(source) = list.get(number as usize).and_then(Option::as_ref) {
+                count_kick(source, cause);
+                Active::insert(active, number, source, *now.get_or_insert_with(Instant::now));
+            }
         });
-    }
-
-    fn count_kick(&self, number: usize, cause: Cause) {
-        if cause != Cause::Poke
-            && let Some(Some(Source { port, index })) = self.sources.load().get(number)
-            && let Attachment::Guest(guest) = &port.attachment
-        {
-            let pair = usize::from(*index);
-            let is_sent = cause == Cause::Transmit;
-            let stats = if is_sent { &guest.transmit[pair].stats } else { &guest.receive[pair].stats };
-            add(&stats.kicks, 1);
-        }
     }
 
     fn pin(&self) {
@@ -161,10 +204,32 @@ impl Worker {
     }
 }
 
+/// Counts a kick that reached us.
+fn count_kick(source: &Source, cause: Cause) {
+    if let (Attachment::Guest(guest), true) = (&source.port.attachment, cause != Cause::Poke) {
+        let pair = usize::from(source.index);
+        let is_sent = cause == Cause::Transmit;
+        let stats = if is_sent { &guest.transmit[pair].stats } else { &guest.receive[pair].stats };
+        add(&stats.kicks, 1);
+    }
+}
+
+/// What is the same for all sources of a round.
+struct Round {
+    /// The time now, read again after each burst.
+    now: Instant,
+    linger: Option<Duration>,
+    /// Several sources are active.
+    is_shared: bool,
+    worked: bool,
+}
+
 /// A source that is being looked at.
 struct Active {
     number: u32,
+    source: Source,
     last_work: Instant,
+    share: Share,
 }
 
 /// What becomes of an active source after a look.
@@ -172,7 +237,7 @@ struct Active {
 enum Step {
     /// Look again at once.
     Busy,
-    /// Look again after [`POLL_INTERVAL`].
+    /// Look again after a while.
     Doze,
     /// Wait for a kick.
     Rest,
@@ -180,24 +245,60 @@ enum Step {
 
 impl Active {
     /// Has the source looked at; one look without work and it rests again, so kicks alone keep nobody busy.
-    fn insert(active: &mut Vec<Self>, number: u32, now: Instant) {
+    fn insert(active: &mut Vec<Self>, number: u32, source: &Source, now: Instant) {
         if !active.iter().any(|entry| entry.number == number) {
-            active.push(Self { number, last_work: now.checked_sub(LINGER).unwrap_or(now) });
+            let last_work = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+            active.push(Self { number, source: source.clone(), last_work, share: Share::new() });
         }
     }
 
-    fn step(&mut self, source: &Source, forwarder: &mut Forwarder, now: Instant) -> Step {
-        if forwarder.serve(source) > 0 {
-            self.last_work = now;
+    /// Whether the worker still serves it.
+    fn is_in(&self, sources: &[Option<Source>]) -> bool {
+        let place = sources.get(self.number as usize).and_then(Option::as_ref);
+        place.is_some_and(|place| {
+            place.index == self.source.index && Arc::ptr_eq(&place.port, &self.source.port)
+        })
+    }
+
+    /// Gives the source its part of a round.
+    fn step(&mut self, forwarder: &mut Forwarder, round: &mut Round) -> Step {
+        self.share.refill();
+        let mut worked = false;
+        loop {
+            let frames = if round.is_shared { self.share.frames() } else { BURST };
+            if frames == 0 {
+                return Step::Busy;
+            }
+            let served = forwarder.serve(&self.source, frames);
+            if served == 0 {
+                break;
+            }
+            worked = true;
+            let before = std::mem::replace(&mut round.now, Instant::now());
+            let ns = (round.now - before).as_nanos() as u64;
+            self.share.spend(served, ns);
+            add(&self.source.seat().busy_ns, ns);
+            if !round.is_shared || served < frames {
+                break;
+            }
+        }
+        if worked {
+            round.worked = true;
+            self.last_work = round.now;
             return Step::Busy;
         }
-        if now.duration_since(self.last_work) < LINGER {
+        if round.linger.is_none_or(|linger| round.now.duration_since(self.last_work) < linger) {
             return Step::Busy;
         }
-        match &source.port.attachment {
+        self.rest()
+    }
+
+    /// Asks for kicks, if the driver has a way to give them.
+    fn rest(&self) -> Step {
+        match &self.source.port.attachment {
             Attachment::Link(_) => Step::Rest,
             Attachment::Guest(guest) => {
-                let pair = usize::from(source.index);
+                let pair = usize::from(self.source.index);
                 if guest.receive[pair].wants_looks() {
                     return Step::Doze;
                 }

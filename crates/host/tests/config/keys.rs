@@ -41,6 +41,7 @@ fn the_reader_knows_the_keys_that_are_listed() {
     let tables = [
         ("[control]\n", keys::CONTROL),
         ("[workers]\n", keys::WORKERS),
+        ("[worker-group.a]\n", keys::WORKERS),
         ("[switch.a]\n", keys::SWITCH),
         ("[port.a]\n", keys::PORT),
         ("[port.a.vhost-user]\n", keys::VHOST_USER),

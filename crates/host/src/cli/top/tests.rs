@@ -63,9 +63,13 @@ fn answer(at: Instant, pid: u32, ports: Vec<PortView>) -> Answer {
         uptime_s: 3700,
         workers: vec![WorkerView {
             name: "worker-0".into(),
+            group: None,
             cpu: None,
             mode: "pool".into(),
+            polling: "adaptive".into(),
             queues: 4,
+            busy_ms: 0,
+            moves: 0,
             sleeps: ports.first().map_or(0, |port| port.counters.from_guest.frames),
         }],
         switches: vec![SwitchView {

@@ -17,7 +17,7 @@ use super::keys;
 use super::raw::{Reader, Section};
 use super::resolved::{
     AGEING_DEFAULT, AGEING_MAX, Config, ControlConfig, FDB_ENTRIES_DEFAULT, FDB_ENTRIES_MAX,
-    POOL_THREADS_MAX, PortConfig, SwitchConfig, WorkerMode, WorkersConfig,
+    POOL_THREADS_MAX, Polling, PortConfig, SwitchConfig, WorkerGroupConfig, WorkerMode, WorkersConfig,
 };
 use super::values;
 use claims::{Claims, take};
@@ -27,6 +27,7 @@ const SECTION_ACCEPTED: &str = "a table such as [port.web]";
 const CPU_MAX: usize = 1023;
 /// Bounds on what one file may define.
 const SWITCHES_MAX: usize = 256;
+const GROUPS_MAX: usize = 64;
 const PORTS_MAX: usize = 4096;
 
 /// What is the same for the whole file.
@@ -53,10 +54,12 @@ pub(crate) fn config(reader: &mut Reader, root: &Section<'_, '_>, around: &Surro
     }
     let mut claims = Claims::default();
     let control = control(reader, root, around, &mut claims);
-    let workers = workers(reader, root, around);
+    let section = reader.table(root, "workers", "a table [workers]");
+    let workers = workers(reader, section.as_ref(), around);
+    let worker_groups = worker_groups(reader, root, around);
     let switches = switches(reader, root);
-    let ports = ports(reader, root, around, &switches, claims);
-    Config { control, workers, switches, ports }
+    let ports = ports(reader, root, around, (&switches, &worker_groups), claims);
+    Config { control, workers, worker_groups, switches, ports }
 }
 
 fn control(
@@ -104,39 +107,68 @@ enum Arrangement {
     Sidecore,
 }
 
-fn workers(reader: &mut Reader, root: &Section<'_, '_>, around: &Surroundings<'_>) -> WorkersConfig {
-    let pool = |threads: usize| WorkerMode::Pool { threads: threads.clamp(1, POOL_THREADS_MAX) };
-    let mut config = WorkersConfig { mode: pool(around.cpu_count), cpus: Vec::new() };
-    let Some(section) = reader.table(root, "workers", "a table [workers]") else { return config };
-    reader.unknown_keys(&section, keys::WORKERS, &[]);
+/// Reads `[workers]` or a `[worker-group.NAME]`; a table that is not there is as good as an empty one.
+fn workers(
+    reader: &mut Reader,
+    section: Option<&Section<'_, '_>>,
+    around: &Surroundings<'_>,
+) -> WorkersConfig {
+    let threads = around.cpu_count.clamp(1, POOL_THREADS_MAX);
+    let mode = WorkerMode::Pool { threads };
+    let mut config = WorkersConfig { mode, cpus: Vec::new(), polling: Polling::Adaptive };
+    let Some(section) = section else { return config };
+    reader.unknown_keys(section, keys::WORKERS, &[]);
     let words = [
         ("per-device", Arrangement::PerDevice),
         ("pool", Arrangement::Pool),
         ("sidecore", Arrangement::Sidecore),
     ];
-    let (mode, place) =
-        reader.word(&section, "mode", &words).unwrap_or((Arrangement::Pool, section.place.clone()));
-    if mode == Arrangement::Sidecore {
-        let what = "\"sidecore\" is not available in this version";
-        reader.refuse(&place, what, "\"per-device\" or \"pool\"; \"sidecore\" in a later version");
-    }
-    let cpus = reader.integers(&section, "cpus", 0..=CPU_MAX);
+    let mode = reader.word(section, "mode", &words).map_or(Arrangement::Pool, |(mode, _)| mode);
+    let words = [("adaptive", Polling::Adaptive), ("always", Polling::Always)];
+    config.polling =
+        reader.word(section, "polling", &words).map_or(Polling::Adaptive, |(polling, _)| polling);
+    let cpus = reader.integers(section, "cpus", 0..=CPU_MAX);
     config.cpus = cpus.map(|(cpus, _)| cpus).unwrap_or_default();
-    let threads = reader.integer(&section, "threads", 1..=POOL_THREADS_MAX);
-    match (mode, threads) {
-        (Arrangement::PerDevice, Some((_, place))) => {
-            reader.refuse(
-                &place,
-                "\"per-device\" has one thread a device",
-                "threads with mode = \"pool\" only",
-            );
-        }
-        (Arrangement::PerDevice, None) => config.mode = WorkerMode::PerDevice,
-        (_, Some((threads, _))) => config.mode = pool(threads),
-        (_, None) if !config.cpus.is_empty() => config.mode = pool(config.cpus.len()),
-        (_, None) => {}
+    let written = reader.integer(section, "threads", 1..=POOL_THREADS_MAX);
+    if let (Arrangement::PerDevice, Some((_, place))) = (mode, &written) {
+        let accepted = "threads with mode = \"pool\" or \"sidecore\" only";
+        reader.refuse(place, "\"per-device\" has one thread a device", accepted);
     }
+    let threads = match (written, config.cpus.len(), mode) {
+        (Some((threads, _)), ..) => threads,
+        (None, 0, Arrangement::Sidecore) => 1,
+        (None, 0, _) => threads,
+        (None, cpus, _) => cpus,
+    };
+    config.mode = match mode {
+        Arrangement::PerDevice => WorkerMode::PerDevice,
+        Arrangement::Pool => WorkerMode::Pool { threads },
+        Arrangement::Sidecore => WorkerMode::Sidecore { threads },
+    };
     config
+}
+
+fn worker_groups(
+    reader: &mut Reader,
+    root: &Section<'_, '_>,
+    around: &Surroundings<'_>,
+) -> Vec<WorkerGroupConfig> {
+    let mut sections = reader.named_tables(root, "worker-group", "tables such as [worker-group.fast]");
+    if let Some((_, section)) = sections.get(GROUPS_MAX) {
+        reader.refuse(
+            &section.place,
+            "one group too many",
+            format!("at most {GROUPS_MAX} groups of workers"),
+        );
+    }
+    sections.truncate(GROUPS_MAX);
+    let group = |(name, section): &(&str, Section<'_, '_>)| {
+        if let Err(what) = values::name(name) {
+            reader.refuse(&section.place, what, values::NAME_ACCEPTED);
+        }
+        WorkerGroupConfig { name: (*name).to_owned(), workers: workers(reader, Some(section), around) }
+    };
+    sections.iter().map(group).collect()
 }
 
 fn switches(reader: &mut Reader, root: &Section<'_, '_>) -> Vec<SwitchConfig> {
@@ -177,7 +209,7 @@ fn ports(
     reader: &mut Reader,
     root: &Section<'_, '_>,
     around: &Surroundings<'_>,
-    switches: &[SwitchConfig],
+    (switches, groups): (&[SwitchConfig], &[WorkerGroupConfig]),
     claims: Claims,
 ) -> Vec<PortConfig> {
     let mut sections = reader.named_tables(root, "port", "tables such as [port.web]");
@@ -185,7 +217,7 @@ fn ports(
         reader.refuse(&section.place, "one port too many", format!("at most {PORTS_MAX} ports"));
     }
     sections.truncate(PORTS_MAX);
-    let mut ports = port::Ports::new(around, switches, claims);
+    let mut ports = port::Ports::new(around, switches, groups, claims);
     let read: Vec<_> = sections.iter().map(|(name, section)| ports.port(reader, name, section)).collect();
     ports.compare(reader);
     read.into_iter().flatten().collect()

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use switch::{PortSettings, PortVlans};
 
@@ -11,7 +12,9 @@ use super::{Surroundings, attach, socket};
 use crate::config::keys;
 use crate::config::lists::Shape;
 use crate::config::raw::{Place, Reader, Section};
-use crate::config::resolved::{FdbConfig, MTU_MIN, PortConfig, Profile, QmpConfig, SwitchConfig};
+use crate::config::resolved::{
+    FdbConfig, MTU_MIN, PortConfig, Profile, QmpConfig, RX_USECS_MAX, SwitchConfig, WorkerGroupConfig,
+};
 use crate::config::values;
 
 /// Largest `mac-limit`.
@@ -30,6 +33,7 @@ const NEIGHBOURS_ACCEPTED: &str =
 pub(super) struct Ports<'a> {
     around: &'a Surroundings<'a>,
     switches: &'a [SwitchConfig],
+    groups: &'a [WorkerGroupConfig],
     indices: HashMap<&'a str, usize>,
     claims: Claims,
     /// Ports read so far.
@@ -50,9 +54,15 @@ struct Takeable {
 type OfSwitch<'a> = (usize, &'a SwitchConfig);
 
 impl<'a> Ports<'a> {
-    pub(super) fn new(around: &'a Surroundings<'a>, switches: &'a [SwitchConfig], claims: Claims) -> Self {
+    pub(super) fn new(
+        around: &'a Surroundings<'a>,
+        switches: &'a [SwitchConfig],
+        groups: &'a [WorkerGroupConfig],
+        claims: Claims,
+    ) -> Self {
         let names = switches.iter().enumerate().map(|(index, switch)| (switch.name.as_str(), index));
-        Ports { around, switches, indices: names.collect(), claims, count: 0, takeable: Vec::new() }
+        let indices = names.collect();
+        Ports { around, switches, groups, indices, claims, count: 0, takeable: Vec::new() }
     }
 
     /// `None` if what the port cannot do without is missing or wrong; that was noted.
@@ -70,6 +80,8 @@ impl<'a> Ports<'a> {
         let switch = self.switch(reader, section);
         let attach = attach::attach(reader, section, self.around, &mut self.claims);
         let qmp = self.qmp(reader, section);
+        let workers = self.workers(reader, section);
+        let rx_usecs = rx_usecs(reader, section);
         let mtu = reader.integer(section, "mtu", usize::from(MTU_MIN)..=usize::from(u16::MAX));
         let offloads = reader.boolean(section, "offloads");
         let profile = profile(reader, section);
@@ -119,18 +131,15 @@ impl<'a> Ports<'a> {
             fdb: fdb.into_iter().map(|(entry, _)| entry).collect(),
             mac_change,
             qmp,
+            workers,
+            call_interval: Duration::from_micros(rx_usecs),
         })
     }
 
     fn switch(&self, reader: &mut Reader, section: &Section<'_, '_>) -> Option<OfSwitch<'a>> {
-        const NAMES_SHOWN_MAX: usize = 16;
-        let shown = self.switches.iter().take(NAMES_SHOWN_MAX).map(|switch| switch.name.as_str());
-        let mut accepted = shown.collect::<Vec<_>>().join(", ");
-        if self.switches.is_empty() {
-            accepted = "the name of a switch; the file defines none, add [switch.lan]".to_owned();
-        } else if self.switches.len() > NAMES_SHOWN_MAX {
-            accepted.push_str(", ...");
-        }
+        let names = self.switches.iter().map(|switch| switch.name.as_str());
+        let none = "the name of a switch; the file defines none, add [switch.lan]";
+        let accepted = choice(names).unwrap_or_else(|| none.to_owned());
         if !section.has("switch") {
             reader.refuse_if_whole(&section.place, "has no switch", format!("switch = one of: {accepted}"));
             return None;
@@ -141,6 +150,18 @@ impl<'a> Ports<'a> {
             return None;
         };
         Some((*index, self.switches.get(*index)?))
+    }
+
+    /// The group of workers that the port names.
+    fn workers(&self, reader: &mut Reader, section: &Section<'_, '_>) -> Option<String> {
+        let names = self.groups.iter().map(|group| group.name.as_str());
+        let none = "the name of a group of workers; the file defines none, add [worker-group.fast]";
+        let accepted = choice(names).unwrap_or_else(|| none.to_owned());
+        let (name, place) = reader.text(section, "workers", &accepted)?;
+        if !self.groups.iter().any(|group| group.name == name) {
+            reader.refuse_if_whole(&place, format!("there is no group of workers {name:?}"), accepted);
+        }
+        Some(name.to_owned())
     }
 
     fn qmp(&mut self, reader: &mut Reader, section: &Section<'_, '_>) -> Option<QmpConfig> {
@@ -262,6 +283,23 @@ fn flags(reader: &mut Reader, section: &Section<'_, '_>, settings: &mut PortSett
     for (key, flag) in flags {
         *flag = reader.boolean(section, key).unwrap_or(*flag);
     }
+}
+
+/// How long a guest is not called again, in microseconds.
+fn rx_usecs(reader: &mut Reader, section: &Section<'_, '_>) -> u64 {
+    let Some((usecs, place)) = reader.integer(section, "rx-usecs", 0..=RX_USECS_MAX) else { return 0 };
+    if usecs != 0 && attach::written(section).is_some_and(|kind| kind != "vhost-user") {
+        reader.refuse(&place, "the port is no guest's", "rx-usecs on ports with vhost-user only");
+    }
+    usecs as u64
+}
+
+/// Names to choose from, for people; `None` if there are none.
+fn choice<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> Option<String> {
+    const SHOWN_MAX: usize = 16;
+    let more = if names.len() > SHOWN_MAX { ", ..." } else { "" };
+    let shown = names.take(SHOWN_MAX).collect::<Vec<_>>().join(", ");
+    (!shown.is_empty()).then(|| shown + more)
 }
 
 fn limits(reader: &mut Reader, section: &Section<'_, '_>, settings: &mut PortSettings) {

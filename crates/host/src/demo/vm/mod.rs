@@ -17,8 +17,8 @@ use crate::api::view::FdbFilter;
 use crate::api::view::{FdbView, PortView, Status};
 use crate::config::mac_text;
 use crate::config::resolved::{
-    AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, PortConfig, Profile, SocketRole,
-    SwitchConfig, WorkerMode, WorkersConfig,
+    AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, Polling, PortConfig, Profile,
+    SocketRole, SwitchConfig, WorkerMode, WorkersConfig,
 };
 use crate::plane::{self, Plane};
 use anyhow::{Context, Result, bail, ensure};
@@ -126,10 +126,17 @@ fn config(place: &Path) -> Config {
         fdb: Vec::new(),
         mac_change: mac_change.clone(),
         qmp: None,
+        workers: None,
+        call_interval: Duration::ZERO,
     };
     Config {
         control: ControlConfig { socket: place.join("control.sock"), http: None, token_file: None },
-        workers: WorkersConfig { mode: WorkerMode::Pool { threads: 1 }, cpus: Vec::new() },
+        workers: WorkersConfig {
+            mode: WorkerMode::Pool { threads: 1 },
+            cpus: Vec::new(),
+            polling: Polling::Adaptive,
+        },
+        worker_groups: Vec::new(),
         switches: vec![SwitchConfig {
             name: SWITCH.into(),
             ageing: AGEING_DEFAULT,

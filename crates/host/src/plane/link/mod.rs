@@ -65,6 +65,8 @@ pub(super) struct LinkQueue {
     /// are written with [`QueueStats`]'s single-writer rule only under `writing`.
     pub(super) to_kernel: QueueStats,
     pub(super) writing: Mutex<()>,
+    /// Held from reading frames until they are delivered: two workers may serve the queue while it moves.
+    pub(super) reading: Mutex<()>,
     /// Frames that the kernel had no room for, as counted by AF_XDP when [`LinkPort::tend`] looked last.
     missed: AtomicU64,
 }
@@ -137,6 +139,7 @@ impl LinkPort {
             from_kernel: QueueStats::default(),
             to_kernel: QueueStats::default(),
             writing: Mutex::new(()),
+            reading: Mutex::new(()),
             missed: AtomicU64::new(0),
         };
         Self {

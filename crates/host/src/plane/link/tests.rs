@@ -86,6 +86,8 @@ fn config(attach: &Attach) -> PortConfig {
         fdb: Vec::new(),
         mac_change: MacChange::Allow,
         qmp: None,
+        workers: None,
+        call_interval: Duration::ZERO,
     }
 }
 
