@@ -161,7 +161,7 @@ fn mistakes_of_control_and_workers() {
         ("[workers]\nmode = 'spin'", "2 workers.mode", "\"spin\"", "sidecore"),
         ("[workers]\npolling = 'alway'", "2 workers.polling", "did you mean \"always\"", "\"adaptive\" or"),
         ("[worker-group.a]\nthreads = 0", "2 worker-group.a.threads", "0 is out of range", "1 to 256"),
-        ("[worker-group.' ']", "1 worker-group.\" \"", "", "letters"),
+        ("[worker-group.' ']", "1 worker-group. ", "no name", "letters"),
         ("[workers]\nthreads = 0", "2 workers.threads", "0 is out of range", "1 to 256"),
         ("[workers]\nthreads = -1", "2 workers.threads", "-1 is out of range", "1 to 256"),
         ("[workers]\nthreads = 1.5", "2 workers.threads", "is a float", "1 to 256"),

@@ -51,44 +51,6 @@ fn a_worker_that_never_sleeps_does_not() {
     assert!(port.kicks <= 2, "its guests need not kick: {port:?}");
 }
 
-/// CPU time of this process' threads that serve queues, and what else the plane has, in nanoseconds.
-fn plane_ns() -> u64 {
-    let mut sum = 0;
-    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
-        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        if read("comm").starts_with("rw-") {
-            sum += read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
-        }
-    }
-    sum
-}
-
-#[test]
-fn a_hundred_idle_guests_cost_less_than_a_hundredth_of_a_cpu() {
-    let names: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    for mode in &MODES[..3] {
-        let lab = Lab::with(mode, &open(&names));
-        let mut stations: Vec<Station> =
-            names.iter().map(|name| Station::connect(&lab.socket(name), plain())).collect();
-        let (first, rest) = stations.split_at_mut(1);
-        exchange(&mut first[0], &mut rest[98], 100);
-
-        // Others may use this machine: the best of some windows counts.
-        let sleeps = || workers(&lab).iter().map(|worker| worker.sleeps).sum::<u64>();
-        let mut best = (u64::MAX, u64::MAX);
-        for _ in 0..5 {
-            std::thread::sleep(Duration::from_millis(20));
-            let (before, slept, began) = (plane_ns(), sleeps(), Instant::now());
-            std::thread::sleep(Duration::from_millis(400));
-            let elapsed = began.elapsed().as_nanos() as u64;
-            best = best.min(((plane_ns() - before) * 1000 / elapsed, sleeps() - slept));
-        }
-        assert!(best.0 < 10, "{} thousandths of a CPU with {mode}", best.0);
-        assert_eq!(best.1, 0, "nobody woke a worker with {mode}");
-    }
-}
-
 #[test]
 fn a_port_goes_to_another_group_and_back_while_it_talks() {
     let group = "[worker-group.fast]\nmode = \"sidecore\"\n";
@@ -119,6 +81,10 @@ fn a_port_goes_to_another_group_and_back_while_it_talks() {
     assert_eq!(workers(&lab).len(), 2);
 }
 
+fn moves(lab: &Lab) -> u64 {
+    workers(lab).iter().map(|worker| worker.moves).sum()
+}
+
 /// Sends numbered frames from one station to another as fast as they are taken, and checks their order.
 fn stream(from: &mut Station, to: &mut Station, src: [u8; 6], dst: [u8; 6], stop: &AtomicBool) -> u64 {
     let (mut sent, mut received) = (0u64, 0u64);
@@ -138,8 +104,7 @@ fn stream(from: &mut Station, to: &mut Station, src: [u8; 6], dst: [u8; 6], stop
 }
 
 #[test]
-fn queues_that_are_busy_move_apart_and_frames_stay_in_order() {
-    // The worker with the fewest queues gets the next one: a's first queue and c's first queue go to the same.
+fn queues_move_between_workers_and_frames_stay_in_order() {
     let lab = Lab::with(MODES[1], &open(&["a", "b", "c", "d"]));
     let mut a = Station::connect(&lab.socket("a"), plain());
     let mut b = Station::connect(&lab.socket("b"), plain());
@@ -160,17 +125,18 @@ fn queues_that_are_busy_move_apart_and_frames_stay_in_order() {
         let one = scope.spawn(|| stream(&mut a, &mut b, MAC_A, MAC_B, &stop));
         let two = scope.spawn(|| stream(&mut c, &mut d, MAC_C, mac_d, &stop));
         let end = Instant::now() + PATIENCE / 2;
-        while workers(&lab).iter().all(|worker| worker.moves == 0) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
+        while moves(&lab) < 100 && Instant::now() < end {
+            // So short a time makes each difference a large one: queues move all the time.
+            lab.plane.balance(Duration::from_nanos(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(300));
         stop.store(true, Relaxed);
         (one.join().unwrap(), two.join().unwrap())
     });
-    assert!(one > 100 && two > 100);
-    let workers = workers(&lab);
-    assert!(workers.iter().any(|worker| worker.moves > 0), "{workers:?}");
-    assert!(workers.iter().all(|worker| worker.queues > 0), "{workers:?}");
+    assert!(one > 100 && two > 100, "{one} {two}");
+    assert!(moves(&lab) >= 100, "{:?}", workers(&lab));
+    // And nobody was left without a worker, or without notifications.
+    exchange(&mut a, &mut b, 20);
 }
 
 #[test]

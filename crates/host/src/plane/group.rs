@@ -49,22 +49,20 @@ impl Group {
         self.workers.lock().retain(|other| !Arc::ptr_eq(other, worker));
     }
 
-    /// Compares what the workers had to do since the last time, `elapsed` ago, and moves one source if that helps. True: one was
-    /// moved.
-    pub(super) fn balance(&self, elapsed: Duration) -> bool {
+    /// Compares what the workers had to do since the last time, `elapsed` ago, and moves one source if that helps.
+    pub(super) fn balance(&self, elapsed: Duration) {
         let workers = self.workers.lock().clone();
         if self.is_per_device() || workers.len() < 2 {
-            return false;
+            return;
         }
         let sources: Vec<Vec<Source>> = workers.iter().map(|worker| worker.sources()).collect();
         let loads: Vec<Vec<u64>> = sources.iter().map(|sources| sources.iter().map(load).collect()).collect();
-        let Some(Move { from, source, to }) = better(&loads, elapsed.as_nanos() as u64) else { return false };
+        let Some(Move { from, source, to }) = better(&loads, elapsed.as_nanos() as u64) else { return };
         let source = &sources[from][source];
         if let Err(error) = source.seat().take(&workers[to], source) {
             tracing::warn!(port = source.port.name, %error, "kicks are not watched");
         }
         add(&workers[to].moves, 1);
-        true
     }
 }
 

@@ -44,7 +44,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use switch::Now;
 use uplinks::Uplinks;
 use worker::Worker;
@@ -166,13 +166,17 @@ impl Plane {
             while !stopping.sleep(polling::timespec(group::BALANCE_INTERVAL)) {
                 let elapsed = before.elapsed();
                 before = Instant::now();
-                groups.load().iter().for_each(|group| {
-                    group.balance(elapsed);
-                });
+                groups.load().iter().for_each(|group| group.balance(elapsed));
             }
         })?;
         self.threads.lock().push(thread);
         Ok(())
+    }
+
+    /// Has workers compared as if the last time was `elapsed` ago, and a queue of each group moved if that helps. Happens by
+    /// itself ten times a second.
+    pub fn balance(&self, elapsed: Duration) {
+        self.groups.load().iter().for_each(|group| group.balance(elapsed));
     }
 
     fn start_ageing(&self) -> anyhow::Result<()> {
