@@ -85,6 +85,10 @@ impl Plane for Fake {
             uptime_s: 421,
             workers: vec![WorkerView {
                 name: "worker-0".into(),
+                group: None,
+                polling: "adaptive".into(),
+                busy_ms: 0,
+                moves: 0,
                 cpu: Some(3),
                 mode: "pool".into(),
                 queues: 4,
