@@ -137,6 +137,8 @@ fn bodies_have_the_keys_of_the_file() {
         ("ConfigSpec", keys::SECTIONS),
         ("ControlSpec", keys::CONTROL),
         ("WorkersSpec", keys::WORKERS),
+        // `[worker-group.NAME]` has the same.
+        ("WorkersSpec", keys::WORKERS),
         ("SwitchSpec", keys::SWITCH),
         ("PortSpec", keys::PORT),
         ("VhostUserSpec", keys::VHOST_USER),
@@ -224,7 +226,7 @@ fn status_on_one_screen() {
     let daemon = Daemon::start();
     let text = daemon.prints(&["status"]);
     assert!(text.starts_with("ringway 0.1.0, process 7, up 7m 1s; 1 of 2 ports running\n"), "{text}");
-    for part in ["SWITCH  PORTS  FDB ENTRIES\n", "worker-0  pool    3       4\n", "uplink", "eth1\n"] {
+    for part in ["SWITCH  PORTS  FDB ENTRIES\n", "worker-0  pool    3       4  0.0 s      11      0\n", "uplink", "eth1\n"] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
     let json: Status = serde_json::from_str(&daemon.prints(&["status", "--json"])).expect("JSON");
