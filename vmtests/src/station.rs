@@ -31,6 +31,9 @@ pub const HEAD: usize = 66;
 pub const TAIL: usize = 8;
 /// Bytes of a frame in one descriptor of a chain, at most: how Linux gives a socket's bytes to a device.
 const PIECE: u32 = 32 << 10;
+/// Where the bytes behind the head lie in the slot of a longer frame. They are not aligned as the receiver's are, as a
+/// socket's bytes are not.
+const REST: u64 = 128;
 
 /// How large a station is.
 #[derive(Clone, Copy, Debug)]
@@ -133,23 +136,34 @@ impl Station {
         Ok(self.free.pop())
     }
 
-    /// Bytes of a slot: the virtio-net header, then the frame.
+    /// Bytes of a slot from its beginning on: the virtio-net header, then the frame or, of one that goes in pieces, its first
+    /// [`HEAD`] bytes.
     pub fn slot_bytes(&self, slot: u16) -> anyhow::Result<MemSlice<'_>> {
-        let len = HEADER + self.shape.frame as usize;
+        let len = Self::slot_len(self.shape) as usize;
         self.memory.slice(self.slot_addr(slot), len).context("a slot")
+    }
+
+    /// The last [`TAIL`] bytes of the frame of `len` bytes in a slot.
+    pub fn slot_tail(&self, slot: u16, len: u32) -> anyhow::Result<MemSlice<'_>> {
+        let start = if is_cut(len) { REST as usize - HEAD } else { HEADER };
+        self.slot_bytes(slot)?.sub(start + len as usize - TAIL, TAIL).context("a frame's end")
     }
 
     /// Sends what stands in a slot: header and `len` bytes. The device sees it after [`Ring::publish`].
     ///
-    /// Frames of more than [`HEAD`] bytes and a piece go as a head and pieces.
+    /// A frame longer than a piece goes as its head and pieces.
     pub fn send(&mut self, slot: u16, len: u32) -> anyhow::Result<()> {
-        let mut pieces = [(GuestAddr(0), 0); 4];
-        let (mut at, mut left, mut count) = (self.slot_addr(slot), HEADER as u32 + len, 0);
-        while left > 0 {
-            let first = count == 0 && left > PIECE;
-            let now = if first { (HEADER + HEAD) as u32 } else { left.min(PIECE) };
-            *pieces.get_mut(count).context("a frame of too many pieces")? = (at, now);
-            (at, left, count) = (GuestAddr(at.0 + u64::from(now)), left - now, count + 1);
+        let start = self.slot_addr(slot);
+        let mut pieces = [(start, HEADER as u32 + len); 4];
+        let mut count = 1;
+        if is_cut(len) {
+            pieces[0].1 = (HEADER + HEAD) as u32;
+            let (mut at, mut left) = (start.0 + REST, len - HEAD as u32);
+            while left > 0 {
+                let now = left.min(PIECE);
+                *pieces.get_mut(count).context("a frame of too many pieces")? = (GuestAddr(at), now);
+                (at, left, count) = (at + u64::from(now), left - now, count + 1);
+            }
         }
         self.transmit
             .queue
@@ -192,7 +206,7 @@ impl Station {
     }
 
     fn slot_len(shape: Shape) -> u64 {
-        (HEADER as u64 + u64::from(shape.frame)).next_multiple_of(64)
+        (REST + u64::from(shape.frame)).next_multiple_of(64)
     }
 
     fn slot_addr(&self, slot: u16) -> GuestAddr {
@@ -202,4 +216,9 @@ impl Station {
     fn buffer_addr(&self, buffer: u64) -> GuestAddr {
         GuestAddr(self.buffers.0 + buffer * u64::from(self.shape.buffer))
     }
+}
+
+/// Whether a frame of `len` bytes goes in pieces.
+fn is_cut(len: u32) -> bool {
+    len > PIECE
 }

@@ -9,7 +9,8 @@
 //!
 //! A memcpy is that of the same bytes alone, on the switch's processor, from as many places to as many as the frames have:
 //! once in the same huge pages with the copy that Ringway uses, once between private buffers with that of the C library;
-//! the faster one counts.
+//! the faster one counts. A third copy, into pieces as the receiver's buffers are and not aligned as they are, shows how much
+//! of the difference is what virtio asks for.
 
 use super::ends::{Stage, address, introduce, on_generator, on_processor, window};
 use super::{Bench, Cell, Effort, Running, SWITCH_CPU};
@@ -19,6 +20,7 @@ use crate::station::{HEADER, Pages, Ram, Received, Shape, Station, TAIL};
 use anyhow::{Context, ensure};
 use devices::net::Features;
 use devices::net::header::GSO_TCPV4;
+use guestmem::MemSlice;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -47,23 +49,25 @@ enum System {
     Ringway,
     OpenVswitch,
     Memcpy,
+    Pieces,
 }
 
 impl System {
-    const ALL: [Self; 3] = [Self::Ringway, Self::OpenVswitch, Self::Memcpy];
+    const ALL: [Self; 4] = [Self::Ringway, Self::OpenVswitch, Self::Memcpy, Self::Pieces];
 
     fn name(self) -> &'static str {
         match self {
             Self::Ringway => "Ringway",
             Self::OpenVswitch => "OVS-DPDK NORMAL with userspace TSO",
             Self::Memcpy => "memcpy on the same core",
+            Self::Pieces => "memcpy in the receiver's pieces",
         }
     }
 
     /// What Ringway must reach of it.
     fn target(self) -> Option<Target> {
         match self {
-            Self::Ringway => None,
+            Self::Ringway | Self::Pieces => None,
             Self::OpenVswitch => Some(Target::AtLeast(2.0)),
             Self::Memcpy => Some(Target::AtLeast(0.7)),
         }
@@ -87,6 +91,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
             let what = format!("round {round} of {rounds}: {}, {CASE}", system.name());
             match system {
                 System::Memcpy => memcpy(effort, cell),
+                System::Pieces => pieces(effort, cell),
                 system => frames(bench, system, cell),
             }
             .with_context(|| what.clone())?;
@@ -187,7 +192,7 @@ impl<'s> Flow<'s> {
             let Some(slot) = self.from.slot()? else { break };
             let frame = self.from.slot_bytes(slot)?.split_at(HEADER).1;
             frame.split_at(NUMBER).1.write(&self.sent.to_be_bytes());
-            frame.split_at(FRAME as usize - TAIL).1.write(&check_word(self.sent));
+            self.from.slot_tail(slot, FRAME)?.write(&check_word(self.sent));
             self.from.send(slot, FRAME)?;
             self.sent = self.sent.wrapping_add(1);
             fresh = true;
@@ -263,50 +268,76 @@ fn sum(bytes: &[u8]) -> u16 {
     ((folded & 0xffff) + (folded >> 16)) as u16
 }
 
-/// Adds windows of both kinds of memcpy; those of the faster one count.
+/// Room of one frame where only copying is measured, in bytes.
+const PLACE: usize = 64 << 10;
+/// Places that frames come from, and places that they go to: as many as the stations' slots and buffers make.
+const SOURCES: usize = SHAPE.slots as usize;
+const TARGETS: usize = SHAPE.ring as usize * SHAPE.buffer as usize / PLACE;
+
+/// Adds windows of plain copies: of the kind that is faster.
 fn memcpy(effort: &Effort, cell: &mut Cell) -> anyhow::Result<()> {
-    let place = 64 << 10;
-    let (len, sources, targets) = (FRAME as usize, usize::from(SHAPE.slots), usize::from(SHAPE.ring) / 16);
-    let [shared, private] = on_processor(SWITCH_CPU, || {
-        let mut kinds = <[Cell; 2]>::default();
-        let mut ram = Ram::new(((sources + targets + 1) * place) as u64, Pages::Huge)?;
-        let from = ram.take((sources * place) as u64, 4096)?;
-        let to = ram.take((targets * place) as u64, 4096)?;
-        let memory = ram.memory();
-        let (from, to) = (memory.slice(from, sources * place), memory.slice(to, targets * place));
-        let (from, to) = (from.context("sources")?, to.context("targets")?);
-        let (own_from, mut own_to) = (vec![0x5au8; sources * place], vec![0u8; targets * place]);
-        let mut count = 0;
-        let mut next = || {
-            count += 1;
-            (count % sources * place, count % targets * place)
-        };
-        for _ in 0..effort.windows {
-            let (rate, share) = window(own_ns, effort.window / 2, || {
-                let (source, target) = next();
-                Ok(from.split_at(source).1.split_at(len).0.copy_to(to.split_at(target).1) as u64)
-            })?;
-            kinds[0].push(share, rate);
-            let (rate, share) = window(own_ns, effort.window / 2, || {
-                let (source, target) = next();
-                own_to[target..target + len].copy_from_slice(&own_from[source..source + len]);
-                black_box(&mut own_to);
-                Ok(len as u64)
-            })?;
-            kinds[1].push(share, rate);
-        }
-        Ok(kinds)
+    let len = FRAME as usize;
+    let mut shared = Cell::default();
+    in_huge_pages(effort, &mut shared, |from, to| {
+        from.split_at(len).0.copy_to(to);
+    })?;
+    let mut private = Cell::default();
+    let (from, mut to) = (vec![0x5au8; SOURCES * PLACE], vec![0u8; TARGETS * PLACE]);
+    copies(effort, &mut private, |source, target| {
+        to[target..target + len].copy_from_slice(&from[source..source + len]);
+        black_box(&mut to);
     })?;
     let rate = |kind: &Cell| kind.figure().map_or(0.0, |(rate, _)| rate);
+    let kinds = [rate(&shared), rate(&private)].map(|rate| rate / 1e9);
     eprintln!(
-        "    memcpy: {:.2} GB/s in huge pages by string move, {:.2} GB/s in private memory by the C library",
-        rate(&shared) / 1e9,
-        rate(&private) / 1e9
+        "    memcpy: {:.2} GB/s by string move in huge pages, {:.2} GB/s by the C library in private memory",
+        kinds[0], kinds[1]
     );
-    let faster = if rate(&shared) >= rate(&private) { shared } else { private };
+    let faster = if kinds[0] >= kinds[1] { shared } else { private };
     cell.clean.extend(faster.clean);
     cell.disturbed.extend(faster.disturbed);
     Ok(())
+}
+
+/// Adds windows of the copies alone that a frame needs: from behind its head, into buffers that begin with a virtio-net header.
+fn pieces(effort: &Effort, cell: &mut Cell) -> anyhow::Result<()> {
+    let (start, end, buffer) = (HEADER + HEADERS, HEADER + FRAME as usize, SHAPE.buffer as usize);
+    in_huge_pages(effort, cell, |from, to| {
+        let mut at = start;
+        while at < end {
+            let next = ((at / buffer + 1) * buffer).min(end);
+            from.split_at(at - start).1.split_at(next - at).0.copy_to(to.split_at(at).1);
+            at = next;
+        }
+    })
+}
+
+fn in_huge_pages(
+    effort: &Effort,
+    cell: &mut Cell,
+    mut copy: impl FnMut(MemSlice<'_>, MemSlice<'_>) + Send,
+) -> anyhow::Result<()> {
+    let mut ram = Ram::new(((SOURCES + TARGETS) * PLACE) as u64, Pages::Huge)?;
+    let (from, to) = (ram.take((SOURCES * PLACE) as u64, 64)?, ram.take((TARGETS * PLACE) as u64, 64)?);
+    let from = ram.memory().slice(from, SOURCES * PLACE).context("sources")?;
+    let to = ram.memory().slice(to, TARGETS * PLACE).context("targets")?;
+    copies(effort, cell, |source, target| copy(from.split_at(source).1, to.split_at(target).1))
+}
+
+/// Adds windows of `copy`, frame by frame from one place to another, on the switch's processor.
+fn copies(effort: &Effort, cell: &mut Cell, mut copy: impl FnMut(usize, usize) + Send) -> anyhow::Result<()> {
+    on_processor(SWITCH_CPU, || {
+        let mut count = 0;
+        for _ in 0..effort.windows {
+            let (rate, share) = window(own_ns, effort.window, || {
+                count += 1;
+                copy(count % SOURCES * PLACE, count % TARGETS * PLACE);
+                Ok(u64::from(FRAME))
+            })?;
+            cell.push(share, rate);
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
