@@ -58,13 +58,21 @@ impl Row {
         ratio: f64,
         target: Option<Target>,
     ) -> Self {
-        let ratio = rounded(ratio);
         let (target, bound, met) = match target {
             Some(Target::AtLeast(least)) => (Some(least), Some(Bound::AtLeast), Some(ratio >= least)),
             Some(Target::AtMost(most)) => (Some(most), Some(Bound::AtMost), Some(ratio <= most)),
             None => (None, None, None),
         };
-        Self { case, ours: rounded(ours), peer: rounded(peer), unit, ratio, target, bound, met }
+        Self {
+            case,
+            ours: rounded(ours),
+            peer: rounded(peer),
+            unit,
+            ratio: rounded(ratio),
+            target,
+            bound,
+            met,
+        }
     }
 }
 

@@ -33,8 +33,11 @@ const SEGMENTS: u32 = 45;
 const HEADERS: usize = 14 + 20 + 32;
 /// Bytes of a frame.
 const FRAME: u32 = HEADERS as u32 + SEGMENTS * SEGMENT as u32;
-/// Frames on their way.
-const IN_FLIGHT: u32 = 32;
+/// Frames on their way: nearly as many as the receiver has buffers for, and more than a switch takes at once, so that it need
+/// not wait for the stations.
+const IN_FLIGHT: u32 = 60;
+/// Frames looked at before as many are sent again.
+const TURN: u32 = 8;
 const SHAPE: Shape = Shape { ring: 1024, buffer: 4096, slots: 64, frame: FRAME, pages: Pages::Huge };
 /// `flags`: the checksum is to be finished (virtio 1.3 §5.1.6).
 const NEEDS_CSUM: u8 = 1;
@@ -176,7 +179,8 @@ impl<'s> Flow<'s> {
     /// Takes what has arrived and sends as much again; how many bytes of frames arrived.
     fn turn(&mut self) -> anyhow::Result<u64> {
         let before = self.arrived;
-        while let Some(frame) = self.to.receive()? {
+        while self.arrived.wrapping_sub(before) < TURN {
+            let Some(frame) = self.to.receive()? else { break };
             self.check(&frame).with_context(|| format!("frame {}", self.arrived))?;
             self.arrived = self.arrived.wrapping_add(1);
         }
