@@ -154,6 +154,8 @@ fn a_receiver_that_sleeps_is_called_once_a_burst() {
         let mut scene = Scene::new(features);
         let before = scene.counts();
         for number in 0..BURSTS {
+            // A worker with several active queues takes a burst in parts.
+            scene.until_asleep();
             assert!(!scene.b.receive.enable_call(), "everything was taken");
             let frames = burst(MAC_B, BURST, number);
             scene.a.send_burst(&frames);
