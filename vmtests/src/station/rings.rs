@@ -29,6 +29,7 @@ impl Ring {
         let ring = RingFeatures {
             indirect: features.contains(Features::INDIRECT_DESC),
             event_idx: features.contains(Features::EVENT_IDX),
+            in_order: features.contains(Features::IN_ORDER),
             ..RingFeatures::default()
         };
         let base = ram.take(DriverQueue::footprint(size, ring) as u64, 4096)?;

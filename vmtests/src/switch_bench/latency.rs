@@ -5,10 +5,10 @@
 //! waits, on the eventfd that the device calls it by, as a guest with an idle processor does; in the other it looks again and
 //! again. Switches have the other processor; Ringway notifies and polls as it always does (one pool worker).
 //!
-//! The kernel's bridge is measured twice. With the same driver: each guest has a device of its own on a tap ([`device`](super::device)),
-//! as under QEMU without vhost; a kernel need not have vhost-net for that. And with bare taps: the ends read and write the taps
-//! themselves, without any virtio. A frame is then at the other tap when the write returns and nobody sleeps, so there is one
-//! case only. No guest can be so near to the bridge; it is the bridge's own part.
+//! The kernel's bridge is measured twice. With the same driver: each guest has a [`Device`] of its own on a tap, as under QEMU
+//! without vhost; a kernel need not have vhost-net for that. And with bare taps: the ends read and write the taps themselves,
+//! without any virtio. A frame is then at the other tap when the write returns and nobody sleeps, so there is one case only.
+//! No guest can be so near to the bridge; it is the bridge's own part.
 //!
 //! Idle: both guests attached, no frame for a second, then the processor time of all of a system's processes for two seconds.
 
