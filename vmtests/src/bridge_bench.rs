@@ -16,7 +16,8 @@ mod storm;
 
 use crate::dpdk::hugepages::Reserved;
 use crate::ovs::OpenVswitch;
-use crate::switch_bench::{Row, median, prefer_this_process};
+use crate::row::{Row, Target};
+use crate::switch_bench::{median, prefer_this_process};
 use crate::sysroot::Sysroot;
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
@@ -95,18 +96,9 @@ impl Series {
 
 /// A row of two conditions in Mpps, with the median of the ratios of windows that belong together.
 fn row(case: String, ours: &Series, peer: &Series, target: Option<f64>) -> anyhow::Result<Row> {
-    Ok(Row {
-        case,
-        ours: rounded(ours.median()? / 1e6),
-        peer: rounded(peer.median()? / 1e6),
-        unit: "Mpps",
-        ratio: rounded(ours.ratio(peer)?),
-        target,
-    })
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+    let (ours_median, peer_median) = (ours.median()? / 1e6, peer.median()? / 1e6);
+    let target = target.map(Target::AtLeast);
+    Ok(Row::with_ratio(case, ours_median, peer_median, "Mpps", ours.ratio(peer)?, target))
 }
 
 /// The conditions' numbers in the order of a pass: another one each time, so that none always follows the same.

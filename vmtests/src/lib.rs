@@ -12,5 +12,7 @@ pub mod harness;
 pub mod ovs;
 pub mod process;
 pub mod ringway;
+pub mod row;
+pub mod station;
 pub mod switch_bench;
 pub mod sysroot;

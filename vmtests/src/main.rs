@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use vmtests::bridge_bench;
 use vmtests::guest::{Guest, GuestConfig, Lab};
-use vmtests::switch_bench::{self, Effort, Row};
+use vmtests::row::Row;
+use vmtests::switch_bench::{self, Effort};
 use vmtests::sysroot::{Sysroot, temporary_directory};
 
 #[derive(Parser)]
@@ -34,15 +35,15 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// testpmd's driver to a switch and back, next to OVS-DPDK and testpmd's own forwarding
+    /// Rates and latencies from driver to driver, next to OVS-DPDK, testpmd's own forwarding and the kernel's bridge
     Switch {
         /// One JSON object a row
         #[arg(long)]
         json: bool,
-        /// Only systems whose name contains this, such as Ringway or OVS
+        /// Only systems whose name contains this, such as Ringway, OVS or kernel
         #[arg(long, default_value = "")]
         system: String,
-        /// Only cases whose name contains this, such as "64 B" or packed
+        /// Only cases whose name contains this, such as "64 B", packed, TSO, request, idle or workers
         #[arg(long, default_value = "")]
         case: String,
         /// Rounds over all systems and cases
@@ -51,6 +52,9 @@ enum Bench {
         /// Length of each of the three windows of a cell, in milliseconds
         #[arg(long, default_value_t = 1000)]
         window_ms: u64,
+        /// Try, without a figure, what this machine has not enough processors for
+        #[arg(long)]
+        overcommit: bool,
     },
     /// Many ports and entries, attacks and observers, next to OVS-DPDK and the kernel's bridge
     Bridge {
@@ -76,10 +80,10 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Task::Setup => Sysroot::ensure().map(|root| println!("peers' root: {}", root.path().display())),
         Task::Guests => guests(),
-        Task::Bench { which: Bench::Switch { json, system, case, rounds, window_ms } } => {
+        Task::Bench { which: Bench::Switch { json, system, case, rounds, window_ms, overcommit } } => {
             let window = Duration::from_millis(window_ms);
-            let effort = Effort { system, case, rounds, window, ..Effort::default() };
-            show(&switch_bench::run(&effort)?, json)
+            let effort = Effort { system, case, rounds, window, overcommit, ..Effort::default() };
+            switch_bench::run(&effort, |rows| show(rows, json))
         }
         Task::Bench { which: Bench::Bridge { json, rounds, passes, window_ms, part } } => {
             let effort = bridge_bench::Effort { rounds, passes, window: Duration::from_millis(window_ms) };
@@ -93,9 +97,7 @@ fn show(rows: &[Row], json: bool) -> anyhow::Result<()> {
         if json {
             println!("{}", serde_json::to_string(row)?);
         } else {
-            let target = row.target.map(|target| format!(" (target {target})")).unwrap_or_default();
-            let Row { case, ours, peer, unit, ratio, .. } = row;
-            println!("{case:45} {ours:8.2} against {peer:8.2} {unit}: ratio {ratio:.2}{target}");
+            println!("{row}");
         }
     }
     Ok(())

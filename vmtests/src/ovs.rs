@@ -18,12 +18,19 @@ pub struct OpenVswitch {
     sysroot: Sysroot,
     directory: PathBuf,
     daemon: Peer,
-    _database: Peer,
+    database: Peer,
 }
 
 impl OpenVswitch {
     /// Starts it with its polling thread on `cpu` and one client port for each of `sockets`. Needs huge pages.
-    pub fn start(sysroot: &Sysroot, directory: &Path, cpu: u32, sockets: &[PathBuf]) -> anyhow::Result<Self> {
+    /// `settings` is further words of its `other_config`, such as `userspace-tso-enable=true`.
+    pub fn start(
+        sysroot: &Sysroot,
+        directory: &Path,
+        cpu: u32,
+        sockets: &[PathBuf],
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
         let place = directory.display();
         sysroot.output(
             "ovsdb-tool",
@@ -56,12 +63,15 @@ impl OpenVswitch {
                 &format!("other_config:dpdk-extra={extra:?}"),
             ],
         )?;
+        for setting in settings {
+            let word = format!("other_config:{setting}");
+            configure(sysroot, directory, &["--no-wait", "set", "Open_vSwitch", ".", &word])?;
+        }
         let mut command =
             in_directory(sysroot, directory, "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk");
         command.args([&format!("unix:{place}/db.sock"), "--no-chdir"]);
         let daemon = Peer::start("ovs-vswitchd", directory, &mut command)?;
-        let ovs =
-            Self { sysroot: sysroot.clone(), directory: directory.to_owned(), daemon, _database: database };
+        let ovs = Self { sysroot: sysroot.clone(), directory: directory.to_owned(), daemon, database };
         ovs.add_ports(sockets).with_context(|| crate::process::tail(&ovs.daemon.log(), 15))?;
         Ok(ovs)
     }
@@ -90,6 +100,16 @@ impl OpenVswitch {
     /// Nanoseconds that its polling thread has run, by the kernel's account.
     pub fn forwarding_ns(&self) -> anyhow::Result<u64> {
         crate::process::thread_ns(self.daemon.pid(), "pmd-")
+    }
+
+    /// Process ids of its daemons.
+    pub fn pids(&self) -> [u32; 2] {
+        [self.daemon.pid(), self.database.pid()]
+    }
+
+    /// What its switching daemon has said so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
     }
 
     /// Its version, in its own words.

@@ -115,7 +115,15 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
 /// Nanoseconds that a thread of process `pid` has run, by the kernel's account: the busiest of the threads whose name begins
 /// with `prefix`.
 pub fn thread_ns(pid: u32, prefix: &str) -> anyhow::Result<u64> {
-    let mut most = None;
+    threads_ns(pid, prefix)?
+        .into_iter()
+        .max()
+        .with_context(|| format!("process {pid} has no thread {prefix}*"))
+}
+
+/// Nanoseconds that each thread of process `pid` has run whose name begins with `prefix`, in the order of their numbers.
+pub fn threads_ns(pid: u32, prefix: &str) -> anyhow::Result<Vec<u64>> {
+    let mut all = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/task")).context("threads")? {
         let task = entry?.path();
         let (Ok(name), Ok(account)) =
@@ -124,11 +132,34 @@ pub fn thread_ns(pid: u32, prefix: &str) -> anyhow::Result<u64> {
             continue;
         };
         if name.starts_with(prefix) {
-            let ns: u64 = account.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
-            most = most.max(Some(ns));
+            let number: u32 =
+                task.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(u32::MAX);
+            all.push((number, ran_ns(&account)));
         }
     }
-    most.with_context(|| format!("process {pid} has no thread {prefix}*"))
+    all.sort_unstable();
+    Ok(all.into_iter().map(|(_, ns)| ns).collect())
+}
+
+/// Nanoseconds that the calling thread has run, by the kernel's account.
+pub fn own_ns() -> anyhow::Result<u64> {
+    Ok(ran_ns(&std::fs::read_to_string("/proc/thread-self/schedstat").context("schedstat")?))
+}
+
+fn ran_ns(schedstat: &str) -> u64 {
+    schedstat.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// Processor time of a process since it began, all its threads and the kernel's work for them, to a hundredth of a second.
+pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    // The name stands in parentheses and may hold spaces; utime and stime are fields 14 and 15, counted from 1 (proc(5)).
+    let rest = stat.rsplit_once(')').with_context(|| path.clone())?.1;
+    let fields: Vec<u64> =
+        rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse().ok()).collect();
+    let [user, system] = fields[..] else { bail!("{path}: {stat}") };
+    Ok(Duration::from_millis((user + system) * 1000 / rustix::param::clock_ticks_per_second()))
 }
 
 /// Runs a short command to its end and gives its output; a failure is an error with what it printed.
@@ -170,6 +201,15 @@ mod test {
     fn output_of_a_failing_command_is_in_the_error() {
         let error = output(Command::new("sh").args(["-c", "echo reason >&2; exit 3"])).unwrap_err();
         assert!(error.to_string().contains("reason"), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_works_has_used_processor_time() {
+        let (before, end) = (own_ns().unwrap(), Instant::now() + Duration::from_millis(50));
+        while Instant::now() < end {}
+        assert!(own_ns().unwrap() > before);
+        assert!(processor_time(std::process::id()).unwrap() >= Duration::from_millis(10));
+        assert!(!threads_ns(std::process::id(), "").unwrap().is_empty());
     }
 
     #[test]

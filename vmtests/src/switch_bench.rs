@@ -1,20 +1,30 @@
-//! `bench switch`: testpmd's virtio-user driver → a switch → testpmd, next to Open vSwitch and testpmd's own forwarding.
+//! `bench switch`: drivers → a switch → drivers, next to Open vSwitch, testpmd's own forwarding and the kernel's bridge.
 //!
-//! Theory of operation. One testpmd with two driver ports keeps 256 frames a port in circulation: what arrives on one port
+//! Theory of operation. Small and full frames come from testpmd: one testpmd with two driver ports keeps 256 frames a port in circulation: what arrives on one port
 //! leaves on the other, so nothing is lost and the rate is that of the slower of generator and switch. The switch has
 //! processor 0 for itself, the generator processor 1. A round measures every switch with every frame size, and the rounds
 //! follow each other, so that a slow minute of the machine falls on all of them. A window counts only if both forwarding
 //! threads had their processor nearly all the time by the kernel's account; if no window of a cell did, the best ones are
 //! taken and that is said. Each figure is the median over all windows of a cell.
+//!
+//! Whole TSO frames ([`tso`]), one frame at a time ([`latency`]) and two workers against one ([`workers`]) come from guests
+//! of our own ([`station`](crate::station)), on the same processors.
+
+mod device;
+mod ends;
+mod latency;
+mod taps;
+mod tso;
+mod workers;
 
 use crate::dpdk::hugepages::Reserved;
 use crate::dpdk::{self, Forward, Memory, Testpmd};
 use crate::ovs::OpenVswitch;
 use crate::process::thread_ns;
 use crate::ringway::{Config, Ringway};
+use crate::row::{Row, Target};
 use crate::sysroot::{Sysroot, temporary_directory};
 use anyhow::{Context, ensure};
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -55,6 +65,14 @@ pub struct Effort {
     pub windows: usize,
     /// Length of a window.
     pub window: Duration,
+    /// Also tries, without a figure, what this machine has not enough processors for.
+    pub overcommit: bool,
+}
+
+impl Effort {
+    fn wants(&self, case: &str) -> bool {
+        case.contains(&self.case)
+    }
 }
 
 impl Default for Effort {
@@ -65,25 +83,9 @@ impl Default for Effort {
             rounds: 3,
             windows: 3,
             window: Duration::from_secs(1),
+            overcommit: false,
         }
     }
-}
-
-/// One comparison. `ratio` is `ours / peer`: larger is better.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// What was measured, and against whom.
-    pub case: String,
-    /// Ringway's figure.
-    pub ours: f64,
-    /// The peer's figure.
-    pub peer: f64,
-    /// Unit of both.
-    pub unit: &'static str,
-    /// `ours / peer`.
-    pub ratio: f64,
-    /// What the ratio must reach, if anything is promised.
-    pub target: Option<f64>,
 }
 
 /// A system under test.
@@ -127,29 +129,68 @@ impl Cell {
         best.sort_by(|left, right| right.0.total_cmp(&left.0));
         Some((median(best.iter().take(3).map(|window| window.1).collect())?, false))
     }
+
+    /// Adds a window in which the busiest threads had `share` of their processors at least.
+    fn push(&mut self, share: f64, figure: f64) {
+        if share >= SHARE_MIN {
+            self.clean.push(figure);
+        } else {
+            self.disturbed.push((share, figure));
+        }
+    }
+
+    /// The figure until now in units of `scale`, for people.
+    fn so_far(&self, scale: f64, unit: &str) -> String {
+        let (figure, clean) = self.figure().unwrap_or_default();
+        let remark = if clean { "" } else { " (the machine is busy: no window counts yet)" };
+        format!("{:.2} {unit} so far{remark}", figure / scale)
+    }
 }
 
-/// Runs the bench; progress goes to standard error.
-pub fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
-    let sysroot = Sysroot::ensure()?;
-    ensure!(std::thread::available_parallelism()?.get() >= 2, "the bench needs two processors");
+/// What every part gets.
+struct Bench<'e> {
+    sysroot: Sysroot,
+    effort: &'e Effort,
+    start: Instant,
+}
+
+impl Bench<'_> {
+    fn say(&self, what: &str) {
+        eprintln!("  [{:5.0} s] {what}", self.start.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs the bench; progress goes to standard error, rows to `show` as soon as a part has them.
+///
+/// Errors: no root, no peers, not enough processors or memory, a system that does not start or pass frames.
+pub fn run(effort: &Effort, mut show: impl FnMut(&[Row]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     prefer_this_process();
-    let _pages = Reserved::new(1300)?;
-    eprintln!("{}", OpenVswitch::version(&sysroot)?);
-    let start = Instant::now();
+    if CASES.iter().any(|case| effort.wants(&case.name())) || tso::wanted(effort) || latency::wanted(effort) {
+        ensure!(std::thread::available_parallelism()?.get() >= 2, "the bench needs two processors");
+        let sysroot = Sysroot::ensure()?;
+        let _pages = Reserved::new(1300)?;
+        eprintln!("{}", OpenVswitch::version(&sysroot)?);
+        let bench = Bench { sysroot, effort, start: Instant::now() };
+        show(&loops(&bench)?)?;
+        show(&tso::measure(&bench).context("whole TSO frames")?)?;
+        show(&latency::measure(&bench).context("request/response")?)?;
+    }
+    show(&workers::measure(effort).context("two workers against one")?)
+}
+
+/// Closed loops of testpmd.
+fn loops(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
+    let effort = bench.effort;
     let mut cells = vec![<[Cell; CASES.len()]>::default(); System::ALL.len()];
     for round in 1..=effort.rounds {
         for (system, row) in System::ALL.into_iter().zip(&mut cells) {
             for (case, cell) in CASES.into_iter().zip(row) {
-                if !(system.name().contains(&effort.system) && case.name().contains(&effort.case)) {
+                if !(system.name().contains(&effort.system) && effort.wants(&case.name())) {
                     continue;
                 }
                 let what = format!("round {round} of {}: {}, {}", effort.rounds, system.name(), case.name());
-                measure(&sysroot, system, case, effort, cell).with_context(|| what.clone())?;
-                let seconds = start.elapsed().as_secs_f64();
-                let (rate, clean) = cell.figure().unwrap_or_default();
-                let remark = if clean { "" } else { " (the machine is busy: no window counts yet)" };
-                eprintln!("  [{seconds:5.0} s] {what}: {:.2} Mpps so far{remark}", rate / 1e6);
+                measure(&bench.sysroot, system, case, effort, cell).with_context(|| what.clone())?;
+                bench.say(&format!("{what}: {}", cell.so_far(1e6, "Mpps")));
             }
         }
     }
@@ -170,26 +211,19 @@ fn rows(cells: &[[Cell; CASES.len()]]) -> Vec<Row> {
         for (number, system) in System::ALL.into_iter().enumerate().skip(1) {
             let figure = |system: usize| cells[system][index].figure();
             let (Some((ours, _)), Some((peer, _))) = (figure(0), figure(number)) else { continue };
-            let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
-            rows.push(Row {
-                case: format!("{}, closed loop, against {}", case.name(), system.name()),
-                ours: round(ours / 1e6, 3),
-                peer: round(peer / 1e6, 3),
-                unit: "Mpps",
-                ratio: round(ours / peer, 3),
-                target: target(case, system),
-            });
+            let case_name = format!("{}, closed loop, against {}", case.name(), system.name());
+            rows.push(Row::new(case_name, ours / 1e6, peer / 1e6, "Mpps", target(case, system)));
         }
     }
     rows
 }
 
 /// What the ratio must reach.
-fn target(case: Case, system: System) -> Option<f64> {
+fn target(case: Case, system: System) -> Option<Target> {
     match (system, case.size) {
-        (System::OpenVswitch, 64) => Some(1.5),
-        (System::OpenVswitch, _) => Some(1.7),
-        (System::Testpmd(Forward::Mac), 64) => Some(1.0),
+        (System::OpenVswitch, 64) => Some(Target::AtLeast(1.5)),
+        (System::OpenVswitch, _) => Some(Target::AtLeast(1.7)),
+        (System::Testpmd(Forward::Mac), 64) => Some(Target::AtLeast(1.0)),
         _ => None,
     }
 }
@@ -220,11 +254,7 @@ fn measure(
         let shares = [running.forwarding_ns()? - before, generator.forwarding_ns()? - generator_before];
         let share = shares.map(|ns| ns as f64 / passed).into_iter().fold(1.0, f64::min);
         ensure!(rate > 1000.0, "no traffic: {rate} frames a second\n{}", generator.log_tail());
-        if share >= SHARE_MIN {
-            cell.clean.push(rate)
-        } else {
-            cell.disturbed.push((share, rate))
-        }
+        cell.push(share, rate);
         if cell.clean.len() >= counted {
             break;
         }
@@ -276,7 +306,7 @@ impl Running {
                 Ringway::start(config).map(Self::Ringway)
             }
             System::OpenVswitch => {
-                OpenVswitch::start(sysroot, place, SWITCH_CPU, sockets).map(Self::OpenVswitch)
+                OpenVswitch::start(sysroot, place, SWITCH_CPU, sockets, &[]).map(Self::OpenVswitch)
             }
             System::Testpmd(forward) => {
                 let devices =

@@ -22,7 +22,7 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "switch",
         packages: &["vmtests"],
-        what: "testpmd to testpmd, next to OVS-DPDK and testpmd",
+        what: "rates and latencies from driver to driver, next to OVS-DPDK, testpmd and the kernel's bridge",
         peers: true,
     },
     Bench {

@@ -9,8 +9,8 @@
 
 use super::stage::{Plan, SETTLE, Stage, System, Window};
 use super::storm::{Kind, Order};
-use super::{Bench, Series, order, rounded, row};
-use crate::switch_bench::Row;
+use super::{Bench, Series, order, row};
+use crate::row::Row;
 use anyhow::Context;
 
 /// Frames a second of the steady attack.
@@ -128,8 +128,7 @@ fn rows(conditions: &[Order], systems: &[Cells]) -> anyhow::Result<Vec<Row>> {
     for (kind, what) in [(Kind::Harmless, "harmless")].into_iter().chain(ATTACKS) {
         let (ours, peer) = (time(0, kind)?, time(1, kind)?);
         let case = format!("{what}: victims' time a frame, Ringway, {}", System::OpenVswitch.name());
-        let ratio = rounded(ours / peer);
-        rows.push(Row { case, ours: rounded(ours), peer: rounded(peer), unit: "ns", ratio, target: None });
+        rows.push(Row::new(case, ours, peer, "ns", None));
     }
     // What each system keeps, next to Ringway.
     let kept = |system: usize, kind: Kind, rate: Option<u32>| {
@@ -139,14 +138,8 @@ fn rows(conditions: &[Order], systems: &[Cells]) -> anyhow::Result<Vec<Row>> {
         for (rate, speed) in [(Some(RATE), "100 kpps"), (None, "full speed")] {
             for (kind, what) in ATTACKS {
                 let (ours, peer) = (kept(0, kind, rate)?, kept(number, kind, rate)?);
-                rows.push(Row {
-                    case: format!("{what}, {speed}: share kept, Ringway, {}", system.name()),
-                    ours: rounded(ours),
-                    peer: rounded(peer),
-                    unit: "of harmless",
-                    ratio: rounded(ours / peer),
-                    target: None,
-                });
+                let case = format!("{what}, {speed}: share kept, Ringway, {}", system.name());
+                rows.push(Row::new(case, ours, peer, "of harmless", None));
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::stage::{Plan, SETTLE, Stage, System};
 use super::{Bench, Series, order, row};
 use crate::ringway::Ringway;
-use crate::switch_bench::Row;
+use crate::row::Row;
 use anyhow::Context;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;

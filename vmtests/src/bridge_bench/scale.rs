@@ -8,7 +8,7 @@ use super::stage::{Plan, SETTLE, Stage, System};
 use super::storm::Kind;
 use super::{Bench, Series, order, row};
 use crate::process::wait_until;
-use crate::switch_bench::Row;
+use crate::row::Row;
 use anyhow::Context;
 use std::fmt::Write as _;
 use std::time::Duration;

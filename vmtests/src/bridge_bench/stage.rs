@@ -116,7 +116,7 @@ impl Stage {
                     dpdk::virtio_user(index, &sockets[number], macs[number], more)
                 };
                 let switch = if system == System::OpenVswitch {
-                    Switch::OpenVswitch(OpenVswitch::start(&bench.sysroot, place, SWITCH_CPU, &sockets)?)
+                    Switch::OpenVswitch(OpenVswitch::start(&bench.sysroot, place, SWITCH_CPU, &sockets, &[])?)
                 } else {
                     Switch::Ringway(ringway(place, plan, &third, &sink)?)
                 };

@@ -215,6 +215,26 @@ impl Station {
         }
     }
 
+    /// Sends frames that the device sees all at once; waits for room. Whether the device wanted a kick, and got one.
+    pub fn send_burst(&mut self, frames: &[Vec<u8>]) -> bool {
+        let end = Instant::now() + PATIENCE;
+        while usize::from(self.transmit.free_descriptors()) < frames.len() {
+            assert!(Instant::now() < end, "the device does not complete what was sent");
+            if self.transmit.pop_used().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+        }
+        for frame in frames {
+            let slot = self.write_slot(&[0; HEADER], frame);
+            self.transmit.add(&[slot], &[], 0).unwrap();
+        }
+        let wanted = self.transmit.publish();
+        if wanted {
+            self.kicks[1].write(1).unwrap();
+        }
+        wanted
+    }
+
     /// Writes header and frame to the next slot; where they lie. A frame may be longer than a slot: it takes the slots
     /// after it, which are free by then.
     pub fn write_slot(&mut self, header: &[u8; HEADER], frame: &[u8]) -> (GuestAddr, u32) {
