@@ -8,11 +8,15 @@
 //! Linger follows the sleeps that it could have saved. A sleep that was shorter than the longest linger was too early: it
 //! doubles. One that was [`LONG`] times longer would not have been saved: it halves, and ends at nothing. So a worker that has
 //! work all the time never sleeps, and one that is woken now and then does what it is woken for and sleeps again.
-//! A [`WorkerMode::Sidecore`] expects work for longer; with [`Polling::Always`] nothing rests.
+//!
+//! Nobody lingers on a CPU that others want: a guest that we wait for may be among them. If the kernel has taken the CPU away
+//! since the last time that there was nothing to do, sources rest at once for [`CROWDED`], and wake-ups bring the worker back.
+//!
+//! A [`WorkerMode::Sidecore`] expects work for longer, and has its CPU for itself; with [`Polling::Always`] nothing rests.
 
 use crate::config::resolved::{Polling, WorkerMode};
 use rustix::event::Timespec;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that a source without work stays active. More than 5,000 wake-ups a second become none.
 const LINGER: Duration = Duration::from_micros(200);
@@ -25,8 +29,10 @@ const LONG: u32 = 8;
 
 /// Rounds between two looks at the kick descriptors while something is active.
 const ROUNDS_PER_LOOK: u32 = 16;
-/// Rounds without work after which others who want the CPU get it at each look; not from a sidecore.
-const ROUNDS_BEFORE_YIELD: u32 = 64;
+/// Rounds without work after which each look asks whether others want the CPU.
+const ROUNDS_BEFORE_ASKING: u32 = 64;
+/// How long a CPU counts as wanted by others.
+const CROWDED: Duration = Duration::from_millis(10);
 
 /// How often queues whose driver gives no kick descriptor are looked at when they are idle: at first, and after some time.
 const DOZE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(4));
@@ -36,8 +42,8 @@ const DOZE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_m
 pub(super) enum Next {
     /// Look at the active sources again.
     Round,
-    /// Look at the kick descriptors too, and let others who want the CPU have it first if `yields`.
-    Look { yields: bool },
+    /// Look at the kick descriptors too; and tell [`Pace::preempted`] whether others want the CPU, if `asks`.
+    Look { asks: bool },
     /// Sleep until a kick comes, or for a time.
     Sleep(Option<Duration>),
 }
@@ -45,10 +51,13 @@ pub(super) enum Next {
 /// The rule for one worker, and what it has learned.
 pub(super) struct Pace {
     always: bool,
-    yields: bool,
+    shares_cpu: bool,
     longest: Duration,
     linger: Duration,
     doze: Duration,
+    /// Times that the CPU was taken away, when that was asked last.
+    preemptions: u64,
+    crowded_until: Option<Instant>,
     rounds: u32,
     idle_rounds: u32,
 }
@@ -59,18 +68,32 @@ impl Pace {
         let longest = if is_sidecore { LINGER_SIDECORE } else { LINGER };
         Self {
             always: polling == Polling::Always,
-            yields: !is_sidecore && polling == Polling::Adaptive,
+            shares_cpu: !is_sidecore && polling == Polling::Adaptive,
             longest,
             linger: longest / 4,
             doze: DOZE.0,
+            preemptions: 0,
+            crowded_until: None,
             rounds: 0,
             idle_rounds: 0,
         }
     }
 
     /// How long a source without work stays active; `None`: for ever.
-    pub(super) fn linger(&self) -> Option<Duration> {
-        (!self.always).then_some(self.linger)
+    pub(super) fn linger(&mut self, now: Instant) -> Option<Duration> {
+        if self.crowded_until.is_some_and(|until| now >= until) {
+            self.crowded_until = None;
+        }
+        let linger = if self.crowded_until.is_some() { Duration::ZERO } else { self.linger };
+        (!self.always).then_some(linger)
+    }
+
+    /// The kernel has taken the CPU away so many times in all.
+    pub(super) fn preempted(&mut self, preemptions: u64, now: Instant) {
+        if preemptions != self.preemptions {
+            self.preemptions = preemptions;
+            self.crowded_until = Some(now + CROWDED);
+        }
     }
 
     /// What comes next. `active`: sources are; `dozing`: all of these are only looked at now and then.
@@ -84,7 +107,7 @@ impl Pace {
                 self.doze = (time * 2).min(DOZE.1);
                 Next::Sleep(Some(time))
             }
-            _ if looks => Next::Look { yields: self.yields && self.idle_rounds >= ROUNDS_BEFORE_YIELD },
+            _ if looks => Next::Look { asks: self.shares_cpu && self.idle_rounds >= ROUNDS_BEFORE_ASKING },
             _ => Next::Round,
         }
     }
@@ -121,26 +144,30 @@ mod tests {
 
     const POOL: WorkerMode = WorkerMode::Pool { threads: 1 };
 
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     #[test]
     fn sleeps_that_were_too_short_end_and_those_that_were_long_cost_nothing() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         for _ in 0..3 {
             pace.slept(Duration::from_micros(40));
         }
-        assert_eq!(pace.linger(), Some(LINGER));
+        assert_eq!(pace.linger(now()), Some(LINGER));
         // Between the two nothing is learned.
         pace.slept(LINGER * 2);
-        assert_eq!(pace.linger(), Some(LINGER));
+        assert_eq!(pace.linger(now()), Some(LINGER));
         for _ in 0..8 {
             pace.slept(Duration::from_secs(1));
         }
         assert_eq!(
-            pace.linger(),
+            pace.linger(now()),
             Some(Duration::ZERO),
             "what wakes it once a second keeps it busy no longer"
         );
         pace.slept(Duration::from_micros(40));
-        assert_eq!(pace.linger(), Some(LINGER / PARTS));
+        assert_eq!(pace.linger(now()), Some(LINGER / PARTS));
     }
 
     #[test]
@@ -148,7 +175,7 @@ mod tests {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         assert_eq!(pace.next(false, true), Next::Sleep(None));
         let mut always = Pace::new(POOL, Polling::Always);
-        assert_eq!(always.linger(), None);
+        assert_eq!(always.linger(now()), None);
         assert!((0..1000).all(|_| !matches!(always.next(false, true), Next::Sleep(_))));
     }
 
@@ -165,19 +192,27 @@ mod tests {
     }
 
     #[test]
-    fn others_get_the_cpu_once_there_is_nothing_to_do_but_not_from_a_sidecore() {
-        let yields = |mode| {
+    fn nobody_lingers_on_a_cpu_that_others_want() {
+        let asks = |mode| {
             let mut pace = Pace::new(mode, Polling::Adaptive);
             let mut looks = Vec::new();
             for _ in 0..8 * ROUNDS_PER_LOOK {
-                if let Next::Look { yields } = pace.next(true, false) {
-                    looks.push(yields);
+                if let Next::Look { asks } = pace.next(true, false) {
+                    looks.push(asks);
                 }
                 pace.rounded(false);
             }
             looks
         };
-        assert_eq!(yields(POOL), [false, false, false, false, true, true, true, true]);
-        assert!(yields(WorkerMode::Sidecore { threads: 1 }).iter().all(|yields| !yields));
+        assert_eq!(asks(POOL), [false, false, false, false, true, true, true, true]);
+        assert!(asks(WorkerMode::Sidecore { threads: 1 }).iter().all(|asks| !asks));
+
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        let (linger, now) = (pace.linger, now());
+        pace.preempted(7, now);
+        assert_eq!(pace.linger(now), Some(Duration::ZERO));
+        assert_eq!(pace.linger(now + CROWDED), Some(linger));
+        pace.preempted(7, now + CROWDED);
+        assert_eq!(pace.linger(now + CROWDED), Some(linger), "not again");
     }
 }

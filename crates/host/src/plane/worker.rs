@@ -11,6 +11,7 @@ use super::port::{Attachment, Source};
 use super::share::Share;
 use super::stats::add;
 use crate::config::resolved::{Polling, WorkerMode};
+use crate::sys::preemptions;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
@@ -122,9 +123,9 @@ impl Worker {
             }
             match next {
                 Next::Round => {}
-                Next::Look { yields } => {
-                    if yields {
-                        std::thread::yield_now();
+                Next::Look { asks } => {
+                    if asks {
+                        pace.preempted(preemptions(), Instant::now());
                     }
                     self.look(&mut active, &mut events, Some(Duration::ZERO));
                 }
@@ -133,7 +134,8 @@ impl Worker {
             let sources = self.sources.load();
             let now = clock.unwrap_or_else(Instant::now);
             forwarder.begin_round(origin.at(now), now);
-            let mut round = Round { now, linger: pace.linger(), is_shared: active.len() > 1, worked: false };
+            let mut round =
+                Round { now, linger: pace.linger(now), is_shared: active.len() > 1, worked: false };
             dozing = true;
             active.retain_mut(|entry| {
                 if !entry.is_in(&sources) {

@@ -6,6 +6,7 @@
 mod packet;
 mod passed;
 mod tap;
+mod thread;
 pub(crate) mod xdp;
 
 pub(crate) use packet::{Address, Membership, VlanTag};
@@ -15,6 +16,8 @@ pub(crate) use tap::{
     Access, TAP_HEADER_LEN, bring_up, clear_tap_offloads, inherited, open_macvtap_queue, open_tap_queue,
     set_tap_offloads,
 };
+
+pub(crate) use thread::preemptions;
 
 use std::io;
 
