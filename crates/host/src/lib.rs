@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod embedded;
 pub mod eyes;
 pub mod inherited;
 pub mod plane;

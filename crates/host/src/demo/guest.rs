@@ -4,18 +4,17 @@
 //! as its call and the scenario writes when it has a new task.
 
 use super::nic::{Nic, Resolved};
-use super::rings::{RingCounters, Rings};
 use super::task::{Step, Task};
+use crate::embedded::rings::{RingCounters, Rings, Shape};
+use crate::embedded::sleeper::Sleeper;
 use anyhow::{Context, Result, anyhow};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Longest sleep in milliseconds: tasks look at their deadlines this often.
@@ -65,7 +64,8 @@ impl Guest {
     pub(super) fn start(identity: Identity, socket: &Path) -> Result<Self> {
         let bell =
             Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context("making an eventfd")?);
-        let rings = Rings::attach(socket, &bell).with_context(|| format!("attaching {}", identity.name))?;
+        let rings = Rings::attach(socket, &bell, Shape::STACK)
+            .with_context(|| format!("attaching {}", identity.name))?;
         let (orders, inbox) = mpsc::channel();
         let stack = stack(identity, Nic::new(rings))?;
         let sleeper = Sleeper::new(Arc::clone(&bell))?;
@@ -172,25 +172,4 @@ fn sleep(stack: &mut Stack, sleeper: &Sleeper) {
         sleeper.sleep(delay_ms as i32);
     }
     stack.nic.rings_mut().end_sleep();
-}
-
-/// Waits for the guest's eventfd.
-struct Sleeper {
-    bell: Arc<EventFd>,
-    epoll: Epoll,
-}
-
-impl Sleeper {
-    fn new(bell: Arc<EventFd>) -> Result<Self> {
-        let epoll = Epoll::new().context("making an epoll")?;
-        let event = EpollEvent::new(EventSet::IN, 0);
-        epoll.ctl(ControlOperation::Add, bell.as_raw_fd(), event).context("watching an eventfd")?;
-        Ok(Self { bell, epoll })
-    }
-
-    fn sleep(&self, timeout_ms: i32) {
-        // An interrupted wait is a short sleep, and an empty eventfd needs no reading.
-        let _ = self.epoll.wait(timeout_ms, &mut [EpollEvent::default()]);
-        let _ = self.bell.read();
-    }
 }

@@ -1,27 +1,22 @@
 //! `ringway demo`: the whole of Ringway at work, with nothing to install.
 //!
 //! The embedded demo runs a real data plane in this process and attaches guests to it over real vhost-user sockets.
-//! A guest ([`guest`]) is a thread with our own virtio driver ([`rings`]) in a memfd ([`ram`]), a front-end
-//! from the `vhost` crate ([`session`]) and a TCP/IP stack from smoltcp ([`nic`]); it is given tasks ([`task`]).
+//! A guest ([`guest`]) is an embedded one ([`crate::embedded`]) with a TCP/IP stack from smoltcp ([`nic`]); it is given
+//! tasks ([`task`]).
 //! [`scenario`] says what happens in which order and collects [`facts`].
 //!
 //! `ringway demo --vm` ([`vm`]) does the same with two QEMU guests.
 
 mod facts;
 mod guest;
-mod interrupt;
 mod narrate;
 mod nic;
 mod pattern;
-mod place;
-mod ram;
-mod rings;
 mod scenario;
-mod session;
 mod task;
 mod vm;
-mod wire;
 
+use crate::embedded::interrupt;
 use std::path::PathBuf;
 
 /// How to run the demo.

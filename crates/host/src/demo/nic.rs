@@ -1,7 +1,7 @@
 //! The embedded guest's network card as smoltcp sees it, with an ear on ARP.
 
-use super::rings::{FRAME_MAX, Rings};
-use super::wire::{self, Arp, ETHERNET_LEN, feature};
+use crate::embedded::rings::{FRAME_MAX, Rings};
+use crate::embedded::wire::{self, Arp, ETHERNET_LEN, feature};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 use std::net::Ipv4Addr;

@@ -8,7 +8,6 @@ use super::facts::{
 };
 use super::guest::{Guest, Identity};
 use super::narrate::Narrator;
-use super::place::Place;
 use super::task::{Listen, Ping, PingReport, ReceiveStream, SendStream, Shout};
 use crate::api::Plane as _;
 use crate::api::view::FdbFilter;
@@ -17,6 +16,7 @@ use crate::config::resolved::{
     AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, Polling, PortConfig, Profile,
     SocketRole, SwitchConfig, WorkerMode, WorkersConfig,
 };
+use crate::embedded::place::Place;
 use crate::plane::{self, Plane};
 use anyhow::{Context, Result, bail};
 use std::net::Ipv4Addr;

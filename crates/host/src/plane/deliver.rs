@@ -3,12 +3,12 @@
 //! Order: a group keeps the order of the burst, a destination has one group a burst, and a flow keeps to one receive queue,
 //! so frames of one queue never overtake each other.
 
-use super::Origin;
 use super::backlog::FRAMES_MAX;
 use super::calls::Calls;
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, call};
 use super::stats::{QueueStats, add};
+use super::{Delivery, Origin};
 use crate::capture::Direction;
 use arrayvec::ArrayVec;
 use devices::net::receive::deliver_burst;
@@ -31,6 +31,7 @@ type Set = u32;
 
 /// What one thread needs to deliver: memory that is used again for every burst.
 pub(super) struct Deliverer {
+    delivery: Delivery,
     seed: u64,
     heads: Vec<Head<'static>>,
     buffers: Burst<'static>,
@@ -59,6 +60,7 @@ struct Decided<'b> {
 impl Deliverer {
     pub(super) fn new(origin: Origin, calls: Calls) -> Self {
         Self {
+            delivery: origin.delivery,
             seed: origin.seed,
             heads: Vec::with_capacity(BURST),
             buffers: Burst::new(),
@@ -233,12 +235,17 @@ impl Deliverer {
             chosen.extend(members(group).map(|i| frames[i]));
             &chosen
         };
-        let done = self.deliver_at_once(port, guest, target, group);
+        let done = match self.delivery {
+            Delivery::Direct => self.deliver_at_once(port, guest, target, group),
+            Delivery::Queued => 0,
+        };
         if done < group.len() {
             put_off(port, target, &group[done..]);
         }
         // Frames that others put off while we were in the queue are ours to deliver.
-        if !target.backlog.is_empty_after_all() {
+        if self.delivery == Delivery::Queued {
+            guest.poke(target.pair);
+        } else if !target.backlog.is_empty_after_all() {
             // Whoever is inside may be no worker, and then does not look here when he leaves.
             let guard = target.live.try_lock();
             if guard.is_none_or(|guard| self.drain(port, guest, target, guard)) {

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn modules_are_found_packed_or_not() {
-        let place = super::super::super::place::Place::new().unwrap();
+        let place = crate::embedded::place::Place::new().unwrap();
         let deep = place.path().join("drivers/net");
         fs::create_dir_all(&deep).unwrap();
         fs::write(deep.join("virtio_net.ko.xz"), b"x").unwrap();

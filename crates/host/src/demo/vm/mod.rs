@@ -11,7 +11,6 @@ mod qemu;
 use super::DemoOptions;
 use super::facts::{drawing, fdb_table, port_table};
 use super::narrate::Narrator;
-use super::place::Place;
 use crate::api::Plane as _;
 use crate::api::view::FdbFilter;
 use crate::api::view::{FdbView, PortView, Status};
@@ -20,6 +19,7 @@ use crate::config::resolved::{
     AGEING_DEFAULT, Attach, Config, ControlConfig, FDB_ENTRIES_DEFAULT, Polling, PortConfig, Profile,
     SocketRole, SwitchConfig, WorkerMode, WorkersConfig,
 };
+use crate::embedded::place::Place;
 use crate::plane::{self, Plane};
 use anyhow::{Context, Result, bail, ensure};
 use packages::Packages;

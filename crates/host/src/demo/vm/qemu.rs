@@ -1,7 +1,7 @@
 //! One QEMU guest of the demo: its process, and the lines of its serial console.
 
-use super::super::interrupt;
 use super::packages::Packages;
+use crate::embedded::interrupt;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Leaving nothing behind when the demo is interrupted: guests' processes are ended and directories removed.
+//! Leaving nothing behind when the program is interrupted: guests' processes are ended and directories removed.
 //!
 //! A thread waits for SIGINT and SIGTERM. What must go is kept in one list, which those who make and end it keep right.
 
@@ -9,14 +9,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static OPEN: Mutex<Open> = Mutex::new(Open { children: Vec::new(), dirs: Vec::new() });
 
-/// What an interrupted demo would leave behind.
+/// What an interrupted command would leave behind.
 struct Open {
     children: Vec<Pid>,
     dirs: Vec<PathBuf>,
 }
 
 /// Begins to wait for signals.
-pub(super) fn watch() -> anyhow::Result<()> {
+pub(crate) fn watch() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut interrupt, mut terminate) = {
         let _entered = runtime.enter();
@@ -32,7 +32,7 @@ pub(super) fn watch() -> anyhow::Result<()> {
         clear();
         std::process::exit(128 + number);
     };
-    std::thread::Builder::new().name("demo-signals".into()).spawn(wait)?;
+    std::thread::Builder::new().name("signals".into()).spawn(wait)?;
     Ok(())
 }
 
@@ -49,22 +49,22 @@ fn clear() {
     std::mem::forget(open);
 }
 
-/// A child that must not outlive the demo.
-pub(super) fn add_child(number: u32) {
+/// A child that must not outlive the program.
+pub(crate) fn add_child(number: u32) {
     OPEN.lock().children.extend(Pid::from_raw(number as i32));
 }
 
 /// A child that will be waited for now.
-pub(super) fn forget_child(number: u32) {
+pub(crate) fn forget_child(number: u32) {
     OPEN.lock().children.retain(|child| child.as_raw_nonzero().get() as u32 != number);
 }
 
 /// A directory that must not stay.
-pub(super) fn add_dir(path: &Path) {
+pub(crate) fn add_dir(path: &Path) {
     OPEN.lock().dirs.push(path.to_owned());
 }
 
 /// A directory that is gone.
-pub(super) fn forget_dir(path: &Path) {
+pub(crate) fn forget_dir(path: &Path) {
     OPEN.lock().dirs.retain(|dir| dir != path);
 }

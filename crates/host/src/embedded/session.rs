@@ -20,15 +20,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RINGS: u64 = 2;
 
 /// A session whose features are agreed and whose rings are not set up yet.
-pub(super) struct Session {
+pub(crate) struct Session {
     frontend: Frontend,
     /// Feature bits that both sides have.
-    pub(super) features: u64,
+    pub(crate) features: u64,
 }
 
 impl Session {
     /// Connects to the socket and agrees on what both the device offers and `wanted` holds.
-    pub(super) fn open(socket: &Path, wanted: u64) -> Result<Self> {
+    pub(crate) fn open(socket: &Path, wanted: u64) -> Result<Self> {
         let mut frontend = connect(socket)?;
         frontend.set_owner().context("SET_OWNER")?;
         let offered = frontend.get_features().context("GET_FEATURES")?;
@@ -51,7 +51,7 @@ impl Session {
     }
 
     /// Hands over the memory and starts the rings. `rings` are the setup, kick and call of each, in order.
-    pub(super) fn start(&mut self, ram: &Ram, rings: &[(&QueueSetup, &EventFd, &EventFd)]) -> Result<()> {
+    pub(crate) fn start(&mut self, ram: &Ram, rings: &[(&QueueSetup, &EventFd, &EventFd)]) -> Result<()> {
         self.frontend.set_mem_table(&[ram.table()]).context("SET_MEM_TABLE")?;
         for (index, (setup, kick, call)) in rings.iter().enumerate() {
             self.start_ring(ram, index, setup, kick, call)
@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// Stops the rings, so that the back-end lets go of the memory in good order.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         for index in 0..RINGS as usize {
             // A back-end that is gone already needs no stopping.
             let _ = self.frontend.set_vring_enable(index, false);

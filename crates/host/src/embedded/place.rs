@@ -1,4 +1,4 @@
-//! A directory of our own for sockets, gone when the demo is.
+//! A directory of our own for sockets, gone when its user is.
 
 use super::interrupt;
 use anyhow::{Context, Result};
@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// A new directory that only this user can enter; removed when dropped.
-pub(super) struct Place(PathBuf);
+pub(crate) struct Place(PathBuf);
 
 impl Place {
     /// Makes it under the system's directory for temporary files.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let parent = std::env::temp_dir();
         let pid = std::process::id();
         for _ in 0..100 {
             let number = MADE.fetch_add(1, Ordering::Relaxed);
-            let path = parent.join(format!("ringway-demo-{pid}-{number}"));
+            let path = parent.join(format!("ringway-{pid}-{number}"));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     interrupt::add_dir(&path);
@@ -33,7 +33,7 @@ impl Place {
         anyhow::bail!("{} is full of directories of ours", parent.display())
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

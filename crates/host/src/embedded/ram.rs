@@ -13,7 +13,7 @@ const GUEST_BASE: u64 = 0x10_0000;
 const FRONTEND_BASE: u64 = 0x7000_0000_0000;
 
 /// Memory of one guest, given out from the bottom up and never taken back.
-pub(super) struct Ram {
+pub(crate) struct Ram {
     file: OwnedFd,
     memory: Arc<GuestMemory>,
     len: u64,
@@ -22,8 +22,8 @@ pub(super) struct Ram {
 
 impl Ram {
     /// `len` zeroed bytes in a memfd.
-    pub(super) fn new(len: u64) -> Result<Self> {
-        let file = memfd_create("ringway-demo-guest", MemfdFlags::CLOEXEC).context("making a memfd")?;
+    pub(crate) fn new(len: u64) -> Result<Self> {
+        let file = memfd_create("ringway-guest", MemfdFlags::CLOEXEC).context("making a memfd")?;
         ftruncate(&file, len).context("sizing the memfd")?;
         let mapping = Arc::new(Mapping::file(&file, 0, len).context("mapping the memfd")?);
         let region = Region::new(GuestAddr(GUEST_BASE), FrontendAddr(FRONTEND_BASE), len, mapping)?;
@@ -32,12 +32,12 @@ impl Ram {
     }
 
     /// The memory, as the driver side uses it.
-    pub(super) fn memory(&self) -> &Arc<GuestMemory> {
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
     /// Gives out `len` bytes aligned to `align` (a power of two).
-    pub(super) fn take(&mut self, len: u64, align: u64) -> Result<GuestAddr> {
+    pub(crate) fn take(&mut self, len: u64, align: u64) -> Result<GuestAddr> {
         let start = self.used.next_multiple_of(align);
         let end = start + len;
         ensure!(end <= self.len, "guest memory of {} bytes is too small", self.len);
@@ -46,12 +46,12 @@ impl Ram {
     }
 
     /// The front-end's address of a guest address, as ring addresses are sent.
-    pub(super) fn frontend_addr(&self, addr: GuestAddr) -> u64 {
+    pub(crate) fn frontend_addr(&self, addr: GuestAddr) -> u64 {
         addr.0 - GUEST_BASE + FRONTEND_BASE
     }
 
     /// The region as SET_MEM_TABLE sends it. The descriptor stays ours.
-    pub(super) fn table(&self) -> VhostUserMemoryRegionInfo {
+    pub(crate) fn table(&self) -> VhostUserMemoryRegionInfo {
         VhostUserMemoryRegionInfo {
             guest_phys_addr: GUEST_BASE,
             memory_size: self.len,

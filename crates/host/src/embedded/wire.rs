@@ -6,7 +6,7 @@ use smoltcp::wire::{
 use std::net::Ipv4Addr;
 
 /// Feature bits that the driver can use (`virtio 1.3 §5.1.3`, `§6`; bit 30 is vhost-user's).
-pub(super) mod feature {
+pub(crate) mod feature {
     /// Leaves checksums to the device.
     pub(crate) const CSUM: u64 = 1 << 0;
     /// Accepts frames with a checksum left to do.
@@ -28,9 +28,9 @@ pub(super) mod feature {
 }
 
 /// Length of `struct virtio_net_hdr_v1` in bytes.
-pub(super) const HEADER_LEN: usize = 12;
+pub(crate) const HEADER_LEN: usize = 12;
 /// Length of an Ethernet header in bytes.
-pub(super) const ETHERNET_LEN: usize = 14;
+pub(crate) const ETHERNET_LEN: usize = 14;
 
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
@@ -38,16 +38,16 @@ const GSO_TCPV4: u8 = 1;
 
 /// What the driver asks of the device for one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// Begin of the checksummed part and offset of its checksum field, in bytes.
-    pub(super) checksum: Option<(u16, u16)>,
+    pub(crate) checksum: Option<(u16, u16)>,
     /// Payload bytes of one segment, and bytes of header before the payload.
-    pub(super) segment: Option<(u16, u16)>,
+    pub(crate) segment: Option<(u16, u16)>,
 }
 
 impl Request {
     /// The header's bytes (`virtio 1.3 §5.1.6`, little endian).
-    pub(super) fn emit(&self) -> [u8; HEADER_LEN] {
+    pub(crate) fn emit(&self) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
         if let Some((start, offset)) = self.checksum {
             header[0] = NEEDS_CSUM;
@@ -65,16 +65,16 @@ impl Request {
 
 /// What the device says about a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Received {
+pub(crate) struct Received {
     /// The device vouches for the checksum, or it was never computed.
-    pub(super) checksum_done: bool,
+    pub(crate) checksum_done: bool,
     /// Receive buffers that the frame fills.
-    pub(super) buffers: u16,
+    pub(crate) buffers: u16,
 }
 
 impl Received {
     /// Reads the header's bytes.
-    pub(super) fn parse(header: &[u8; HEADER_LEN]) -> Self {
+    pub(crate) fn parse(header: &[u8; HEADER_LEN]) -> Self {
         Self {
             checksum_done: header[0] & (NEEDS_CSUM | DATA_VALID) != 0,
             buffers: u16::from_le_bytes([header[10], header[11]]),
@@ -84,7 +84,7 @@ impl Received {
 
 /// Leaves the checksum of a TCP or UDP frame to the device: puts the sum of the pseudo header into the field
 /// and says where it is. `segment` is the payload size to cut at, if any. Other frames are not touched.
-pub(super) fn leave_checksum(frame: &mut [u8], segment: Option<u16>) -> Request {
+pub(crate) fn leave_checksum(frame: &mut [u8], segment: Option<u16>) -> Request {
     let Some((start, protocol, pseudo)) = locate_transport(frame) else { return Request::default() };
     let offset = if protocol == IpProtocol::Tcp { 16 } else { 6 };
     let Some(field) = frame.get_mut(start + offset..start + offset + 2) else { return Request::default() };
@@ -97,7 +97,7 @@ pub(super) fn leave_checksum(frame: &mut [u8], segment: Option<u16>) -> Request 
 }
 
 /// Whether the transport checksum of an IPv4 frame is right; other frames have none to check here.
-pub(super) fn checksum_is_right(frame: &[u8]) -> bool {
+pub(crate) fn checksum_is_right(frame: &[u8]) -> bool {
     let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
     if ethernet.ethertype() != EthernetProtocol::Ipv4 {
         return true;
@@ -117,7 +117,7 @@ pub(super) fn checksum_is_right(frame: &[u8]) -> bool {
 
 /// An ARP message in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arp {
+pub(crate) enum Arp {
     /// Someone asks for `target`.
     Request { target: Ipv4Addr },
     /// `sender` says it is at `mac`.
@@ -125,7 +125,7 @@ pub(super) enum Arp {
 }
 
 /// Reads an ARP message for IPv4 over Ethernet (RFC 826).
-pub(super) fn parse_arp(frame: &[u8]) -> Option<Arp> {
+pub(crate) fn parse_arp(frame: &[u8]) -> Option<Arp> {
     let message = frame.get(ETHERNET_LEN..ETHERNET_LEN + 28).filter(|_| frame[12..14] == [0x08, 0x06])?;
     let ipv4 = |at: usize| Ipv4Addr::new(message[at], message[at + 1], message[at + 2], message[at + 3]);
     match message[7] {
