@@ -1,6 +1,7 @@
 //! Ringway: host.
 
 pub mod api;
+pub mod bench;
 pub mod capture;
 pub mod cli;
 pub mod config;

@@ -3,13 +3,14 @@
 //! Facts go to standard output, as a table or with `--json` as the API's JSON. Mistakes and the log go to standard error.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod bench;
 mod capture;
 mod change;
 mod pairs;
 mod run;
 mod sheet;
 mod show;
-mod table;
+pub(crate) mod table;
 mod top;
 mod trace;
 pub mod vmm_args;
@@ -62,6 +63,8 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Measure the talk's charts on this host with embedded guests; nothing to install
+    Bench(bench::BenchArguments),
     /// Report every mistake of a configuration file, and what it needs that this machine lacks
     Check {
         /// The configuration file
@@ -254,6 +257,7 @@ fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<Answer> {
         Command::Demo { vm, cache, output } => {
             demo::run(&DemoOptions { vm, json: output.json, cache }).map(|()| String::new())
         }
+        Command::Bench(what) => bench::run(what).map(|()| String::new()),
         Command::Status(output) => show::status(&socket, output),
         Command::Port(command) => port(&socket, &command),
         Command::Switch(command) => switch(&socket, &command),

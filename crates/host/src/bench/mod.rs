@@ -1,0 +1,234 @@
+//! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install.
+//!
+//! A chart is a file of its own ([`layout`], [`fast_rx`], [`threads`], [`memory`]): it makes plans, has them measured, and
+//! draws what came out ([`chart`], [`picture`]). A plan is measured by [`traffic`]: a data plane ([`lab`]) and guests ([`guest`],
+//! [`frames`]) whose loop is closed and who check everything that comes. What a chart says about its shape it computes from
+//! what it measured. docs/charts.md tells what each shows.
+
+mod chart;
+mod fast_rx;
+mod frames;
+mod guest;
+mod lab;
+mod layout;
+mod machine;
+mod memory;
+mod modes;
+mod output;
+mod picture;
+mod statistics;
+mod threads;
+mod traffic;
+
+use crate::embedded::interrupt;
+use crate::embedded::rings::{HeaderPlace, Shape};
+use crate::embedded::wire::{ETHERNET_LEN, feature};
+use anyhow::{Context, Result};
+use chart::{Chart, Drawing};
+use indicatif::{ProgressBar, ProgressStyle};
+use machine::Machine;
+use serde::Serialize;
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::time::Duration;
+use traffic::{Outcome, Plan, Times};
+
+/// How guests that ask and answer drive their device: rings of 64, frames up to an MTU of 1500, no offloads.
+const REQUEST_SHAPE: Shape = Shape {
+    wanted: feature::RING_EVENT_IDX,
+    receive_count: 64,
+    receive_size: 2048,
+    transmit_count: 64,
+    frame_max: ETHERNET_LEN + 1500,
+    header: HeaderPlace::WithData,
+};
+
+/// How guests that stream do: as a TCP/IP stack, with room for some windows.
+const STREAM_SHAPE: Shape = Shape { receive_count: 256, transmit_count: 64, ..Shape::STACK };
+
+/// Frames of a stream on their way at most: half of what waits for a queue in the worst case.
+const STREAM_WINDOW: u64 = 4;
+
+/// Rounds in which all cases of a chart take turns, at most.
+const ROUNDS_MAX: usize = 5;
+/// A window is no shorter for the sake of more rounds.
+const WINDOW_MIN: Duration = Duration::from_millis(100);
+/// Part of each measurement that only warms up.
+const WARM_UP: f64 = 0.2;
+
+/// A chart of the talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ChartName {
+    /// Header alone in its descriptor or with the data: transactions and descriptors per packet
+    Layout,
+    /// Worker path, fast rx, polling: transactions, hits, misses, wake-ups
+    FastRx,
+    /// Request and response over 1 to 32 devices: a thread for each device, a pool
+    ThreadsUdpRr,
+    /// Streams over 1 to 32 devices: a thread for each device, a pool
+    ThreadsTcpStream,
+    /// Bytes of a ring in virtio 0.9 and 1.x
+    Memory,
+}
+
+impl ChartName {
+    /// All charts, in the order of the talk.
+    pub const ALL: [Self; 5] =
+        [Self::Memory, Self::Layout, Self::FastRx, Self::ThreadsUdpRr, Self::ThreadsTcpStream];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Layout => "layout",
+            Self::FastRx => "fast-rx",
+            Self::ThreadsUdpRr => "threads-udp-rr",
+            Self::ThreadsTcpStream => "threads-tcp-stream",
+            Self::Memory => "memory",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Layout => "Packet layout: header alone or with the data",
+            Self::FastRx => "Fast rx: how a frame gets into its receiver's buffers",
+            Self::ThreadsUdpRr => "Threading: UDP request and response",
+            Self::ThreadsTcpStream => "Threading: TCP stream",
+            Self::Memory => "Memory of a ring: virtio 0.9 and 1.x",
+        }
+    }
+
+    fn draw(self, bench: &Bench) -> Result<Drawing> {
+        match self {
+            Self::Layout => layout::chart(bench),
+            Self::FastRx => fast_rx::chart(bench),
+            Self::ThreadsUdpRr => threads::udp_rr(bench),
+            Self::ThreadsTcpStream => threads::tcp_stream(bench),
+            Self::Memory => memory::chart(),
+        }
+    }
+}
+
+/// What to measure and where to put it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchOptions {
+    /// In this order; empty: all.
+    pub charts: Vec<ChartName>,
+    /// Seconds that each chart's measurements take together, setting up not counted; above 0.
+    pub seconds: f64,
+    /// Print one JSON array of charts on standard output.
+    pub json: bool,
+    /// Write NAME.svg, NAME.json and NAME.md of each chart into this directory.
+    pub out: Option<PathBuf>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A measurement that failed: nothing is lost or doubted silently. A file that cannot be written.
+pub fn run(options: &BenchOptions) -> Result<()> {
+    interrupt::watch()?;
+    let machine = Machine::here();
+    if !machine.optimised {
+        eprintln!("ringway: this build is not optimised: its figures say little");
+    }
+    if let Some(directory) = &options.out {
+        std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    }
+    let names = if options.charts.is_empty() { &ChartName::ALL[..] } else { &options.charts };
+    let mut charts = Vec::new();
+    for name in names {
+        let bench = Bench { name: *name, seconds: options.seconds, effort: Cell::default() };
+        let drawing = name.draw(&bench).with_context(|| name.name())?;
+        let (name, title) = (name.name(), name.title());
+        let chart = Chart { name, title, machine: machine.clone(), effort: bench.effort.get(), drawing };
+        if let Some(directory) = &options.out {
+            output::write(&chart, directory)?;
+        }
+        if !options.json {
+            output::print(&chart)?;
+        }
+        charts.push(chart);
+    }
+    if options.json { output::print_json(&charts) } else { Ok(()) }
+}
+
+/// How much was measured for a chart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Effort {
+    /// Different cases, each measured once a round; 0: nothing runs.
+    cases: usize,
+    rounds: usize,
+    warm_up_ms: u64,
+    window_ms: u64,
+}
+
+impl Effort {
+    /// Shares `seconds` out: as many rounds as leave windows of [`WINDOW_MIN`].
+    fn new(seconds: f64, cases: usize) -> Self {
+        let of_case = seconds / cases.max(1) as f64;
+        let rounds = (of_case * (1.0 - WARM_UP) / WINDOW_MIN.as_secs_f64()) as usize;
+        let rounds = rounds.clamp(1, ROUNDS_MAX);
+        let of_run_ms = of_case / rounds as f64 * 1e3;
+        let warm_up_ms = (of_run_ms * WARM_UP) as u64;
+        Self { cases, rounds, warm_up_ms, window_ms: (of_run_ms as u64 - warm_up_ms).max(1) }
+    }
+}
+
+/// What a chart measures with.
+struct Bench {
+    name: ChartName,
+    seconds: f64,
+    effort: Cell<Effort>,
+}
+
+impl Bench {
+    /// Measures every plan in each of some rounds; the run with the median rate of each.
+    fn measure(&self, plans: &[Plan]) -> Result<Vec<Outcome>> {
+        let effort = Effort::new(self.seconds, plans.len());
+        self.effort.set(effort);
+        let times = Times {
+            warm_up: Duration::from_millis(effort.warm_up_ms),
+            window: Duration::from_millis(effort.window_ms),
+        };
+        let bar = progress(self.name.name(), plans.len() * effort.rounds);
+        let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
+        for _ in 0..effort.rounds {
+            for (plan, runs) in plans.iter().zip(&mut runs) {
+                runs.push(traffic::run(plan, times)?);
+                bar.inc(1);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(runs.into_iter().filter_map(median_run).collect())
+    }
+}
+
+/// The run whose rate is in the middle.
+fn median_run(mut runs: Vec<Outcome>) -> Option<Outcome> {
+    runs.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+    let middle = runs.len() / 2;
+    (middle < runs.len()).then(|| runs.swap_remove(middle))
+}
+
+/// A bar on standard error, drawn on a terminal only.
+fn progress(name: &'static str, steps: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:<18} {bar:30} {pos}/{len} {elapsed} (about {eta} left)");
+    let bar =
+        ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = bar.with_message(name);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_shared_out() {
+        let effort = Effort::new(45.0, 18);
+        assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (5, 100, 400));
+        let effort = Effort::new(3.0, 18);
+        assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (1, 33, 133));
+        assert_eq!(Effort::new(0.001, 18).window_ms, 1);
+    }
+}

@@ -1,0 +1,140 @@
+//! A chart as an SVG picture: panels with axes, units and a legend; machine and date below.
+
+use super::chart::{Chart, Form, Panel, short};
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Size of a panel in pixels.
+const PANEL: (u32, u32) = (480, 320);
+/// Height of the title above and of the line below, in pixels.
+const TITLE: u32 = 56;
+const FOOTER: u32 = 28;
+/// Colours of series that also the colour-blind can tell apart (Okabe and Ito).
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+];
+
+/// Draws the chart.
+pub(super) fn svg(chart: &Chart) -> Result<String> {
+    let panels = &chart.drawing.panels;
+    let columns = panels.len().clamp(1, 2) as u32;
+    let rows = (panels.len() as u32).div_ceil(columns);
+    let size = (PANEL.0 * columns, PANEL.1 * rows + TITLE + FOOTER);
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        draw(&root, chart, (rows as usize, columns as usize)).map_err(|fault| anyhow!("drawing: {fault}"))?;
+    }
+    Ok(text)
+}
+
+fn draw(root: &Area<'_>, chart: &Chart, grid: (usize, usize)) -> Result<(), Box<dyn std::error::Error>> {
+    root.fill(&WHITE)?;
+    let (width, height) = root.dim_in_pixel();
+    let centred = |size: i32| {
+        ("sans-serif", size).into_font().into_text_style(root).pos(Pos::new(HPos::Center, VPos::Center))
+    };
+    let middle = width as i32 / 2;
+    root.draw_text(chart.title, &centred(18), (middle, 20))?;
+    root.draw_text(&chart.machine.line(), &centred(11), (middle, (height - FOOTER / 2) as i32))?;
+    let panels = root.margin(TITLE - 16, FOOTER, 0, 0).split_evenly(grid);
+    for (area, panel) in panels.iter().zip(&chart.drawing.panels) {
+        match panel.form {
+            Form::Lines => lines(area, panel)?,
+            Form::Bars => bars(area, panel)?,
+        }
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// The largest value, with room above it.
+fn top(panel: &Panel) -> f64 {
+    let largest = panel.series.iter().flat_map(|series| &series.values).copied().fold(0.0, f64::max);
+    if largest > 0.0 { largest * 1.15 } else { 1.0 }
+}
+
+fn lines(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let count = panel.categories.len() as i32;
+    let label = |place: &i32| panel.categories.get(*place as usize).cloned().unwrap_or_default();
+    let mut axes = ChartBuilder::on(area)
+        .caption(panel.title, ("sans-serif", 14))
+        .margin(8)
+        .margin_right(20)
+        .x_label_area_size(40)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0..(count - 1).max(1), 0.0..top(panel))?;
+    axes.configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels(count as usize)
+        .x_label_formatter(&label)
+        .y_label_formatter(&|value| short(*value))
+        .y_labels(6)
+        .x_desc(panel.x)
+        .y_desc(panel.y)
+        .draw()?;
+    for (series, colour) in panel.series.iter().zip(COLOURS.iter().cycle()) {
+        let points = || (0i32..).zip(series.values.iter().copied());
+        axes.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?
+            .label(series.name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        axes.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
+    }
+    axes.configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .label_font(("sans-serif", 11))
+        .draw()?;
+    Ok(())
+}
+
+fn bars(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let count = panel.categories.len() as i32;
+    let label = |place: &SegmentValue<i32>| match place {
+        SegmentValue::CenterOf(place) => panel.categories.get(*place as usize).cloned().unwrap_or_default(),
+        SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
+    };
+    let mut axes = ChartBuilder::on(area)
+        .caption(panel.title, ("sans-serif", 14))
+        .margin(8)
+        .margin_right(20)
+        .x_label_area_size(40)
+        .y_label_area_size(64)
+        .build_cartesian_2d((0..(count - 1).max(0)).into_segmented(), 0.0..top(panel))?;
+    axes.configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels(count as usize)
+        .x_label_formatter(&label)
+        .y_label_formatter(&|value| short(*value))
+        .y_labels(6)
+        .x_desc(panel.x)
+        .y_desc(panel.y)
+        .draw()?;
+    let values = panel.series.iter().take(1).flat_map(|series| &series.values).copied();
+    axes.draw_series((0i32..).zip(values).map(|(place, value)| {
+        let colour = COLOURS[place as usize % COLOURS.len()];
+        let corners = [(SegmentValue::Exact(place), 0.0), (SegmentValue::Exact(place + 1), value)];
+        let mut bar = Rectangle::new(corners, colour.filled());
+        bar.set_margin(0, 0, 18, 18);
+        bar
+    }))?;
+    let values = panel.series.iter().take(1).flat_map(|series| &series.values).copied();
+    let above =
+        ("sans-serif", 12).into_font().into_text_style(area).pos(Pos::new(HPos::Center, VPos::Bottom));
+    axes.draw_series((0i32..).zip(values).map(|(place, value)| {
+        Text::new(short(value), (SegmentValue::CenterOf(place), value + top(panel) * 0.02), above.clone())
+    }))?;
+    Ok(())
+}
