@@ -2,11 +2,12 @@
 //!
 //! *Worker path*: every frame waits in the backlog of its receive queue and is delivered by the worker of the receiving device,
 //! which is woken for it. *Fast rx*: whoever has the frame delivers it at once if nobody is in the queue and nothing waits. In both
-//! there is one worker a device, and guests sleep until they are called, as in the talk. *Polling*: fast rx with one worker, and
-//! guests that look at their rings without being called.
+//! there is one worker a device, and guests sleep until they are called, as in the talk. *Polling*: fast rx with one worker that never
+//! sleeps, and guests that look at their rings without being called.
 
 use super::chart::{Drawing, Form, Panel, Series, Table, Verdict, short};
 use super::guest::Load;
+use super::modes::{PER_DEVICE, POLLING};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
 use super::{Bench, REQUEST_SHAPE};
@@ -65,7 +66,7 @@ impl Row {
 /// Measures and draws.
 pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
     let per_device = Plan {
-        workers: "mode = \"per-device\"".into(),
+        workers: PER_DEVICE.into(),
         delivery: Delivery::Direct,
         guests: 2,
         clients: 1,
@@ -76,7 +77,7 @@ pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
     let plans = [
         Plan { delivery: Delivery::Queued, ..per_device.clone() },
         per_device.clone(),
-        Plan { workers: "mode = \"pool\"\nthreads = 1".into(), waiting: Waiting::Poll, ..per_device },
+        Plan { workers: POLLING.into(), waiting: Waiting::Poll, ..per_device },
     ];
     let ways = ["worker path", "fast rx", "polling"];
     let outcomes = bench.measure(&plans)?;
@@ -154,4 +155,42 @@ fn verdict(rows: &[Row]) -> Verdict {
     let why_not = "two guests, two workers and whatever else runs share the CPUs, and a wake-up that the scheduler delays costs \
                    more than what is compared";
     Verdict::new(shows, &what, why_not)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(way: &'static str, transactions_per_s: f64, hits: u64, misses: u64, wake_ups: f64) -> Row {
+        Row {
+            way,
+            transactions_per_s,
+            round_trip_p50_us: 10.0,
+            round_trip_p99_us: 20.0,
+            frames: hits + misses,
+            hits,
+            misses,
+            kicks_per_transaction: wake_ups,
+            calls_per_transaction: 0.0,
+            sleeps_per_transaction: 0.0,
+            wake_ups_per_transaction: wake_ups,
+        }
+    }
+
+    #[test]
+    fn the_sentence_follows_the_numbers() {
+        let worker = row("worker path", 100.0, 0, 400, 6.0);
+        let polling = row("polling", 300.0, 1200, 0, 0.0);
+        let fast = row("fast rx", 150.0, 331_668, 79, 4.0);
+        let verdict = verdict(&[worker.clone(), fast, polling.clone()]);
+        assert!(verdict.shows_the_shape, "{}", verdict.sentence);
+        for part in ["1.50 times", "99.976 %", "331668 hit, 79 missed", "4.00 instead of 6.00", "2.00 times"]
+        {
+            assert!(verdict.sentence.contains(part), "{part}: {}", verdict.sentence);
+        }
+        for fast in [row("fast rx", 90.0, 1000, 0, 4.0), row("fast rx", 150.0, 990, 10, 4.0)] {
+            assert!(!super::verdict(&[worker.clone(), fast, polling.clone()]).shows_the_shape);
+        }
+        assert!(!super::verdict(&[worker]).shows_the_shape);
+    }
 }

@@ -1,11 +1,12 @@
 //! `layout`: the virtio-net header alone in its descriptor, as virtio 0.9 demanded, or in front of the data, as 1.0 allows.
 //!
-//! One guest asks, the other answers. Both poll, on one thread, and so does the only worker as long as there is traffic:
+//! One guest asks, the other answers. Both poll, on one thread, and so does the only worker:
 //! what is left of a transaction's time is mostly what is done for each descriptor.
 
 use super::chart::{Drawing, Form, Panel, Series, Table, Verdict, short};
 use super::frames::Kind;
 use super::guest::Load;
+use super::modes::POLLING;
 use super::statistics::{median, ratio};
 use super::traffic::{Outcome, Plan, Waiting};
 use super::{Bench, REQUEST_SHAPE};
@@ -48,7 +49,7 @@ impl Side {
 /// Measures and draws.
 pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
     let plan = |payload, header| Plan {
-        workers: "mode = \"pool\"\nthreads = 1".into(),
+        workers: POLLING.into(),
         delivery: Delivery::Direct,
         guests: 2,
         clients: 1,
@@ -134,4 +135,39 @@ fn verdict(rows: &[Row]) -> Verdict {
     let why_not = "one descriptor is some tens of nanoseconds of a transaction, less than the noise of a machine that is busy \
                    or has too few CPUs for worker and guests";
     Verdict::new(gain > 1.0 && with_data < alone, &what, why_not)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(payload_bytes: usize, alone: f64, with_data: f64) -> Row {
+        let side =
+            |transactions_per_s, descriptors_per_packet| Side { transactions_per_s, descriptors_per_packet };
+        Row { payload_bytes, alone: side(alone, 2.0), with_data: side(with_data, 1.0) }
+    }
+
+    #[test]
+    fn the_sentence_follows_the_numbers() {
+        let verdict = verdict(&[row(16, 100.0, 110.0), row(64, 100.0, 90.0), row(256, 100.0, 120.0)]);
+        assert!(verdict.shows_the_shape);
+        assert!(verdict.sentence.contains("1.00 descriptors instead of 2.00"), "{}", verdict.sentence);
+        assert!(verdict.sentence.contains("+10.0 %"), "{}", verdict.sentence);
+        let slower = super::verdict(&[row(16, 100.0, 97.0)]);
+        assert!(!slower.shows_the_shape && slower.sentence.contains("-3.0 %"), "{}", slower.sentence);
+        let same_descriptors = Row {
+            with_data: Side { transactions_per_s: 120.0, ..row(16, 1.0, 1.0).alone },
+            ..row(16, 100.0, 1.0)
+        };
+        assert!(!super::verdict(&[same_descriptors]).shows_the_shape);
+    }
+
+    #[test]
+    fn both_panels_have_both_layouts() {
+        let drawing = draw(&[row(16, 100.0, 110.0), row(64, 90.0, 99.0)]).unwrap();
+        let values: Vec<&[f64]> =
+            drawing.panels.iter().flat_map(|panel| &panel.series).map(|series| &series.values[..]).collect();
+        assert_eq!(values, [&[100.0, 90.0], &[110.0, 99.0], &[2.0, 2.0], &[1.0, 1.0]]);
+        assert!(drawing.table.text().contains("16        58"), "{}", drawing.table.text());
+    }
 }

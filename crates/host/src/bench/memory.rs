@@ -106,3 +106,27 @@ fn verdict(rows: &[Row]) -> Verdict {
     let is_less = rows.iter().all(|row| row.modern_bytes < row.legacy_bytes);
     Verdict::new(is_less && shrunk.modern_bytes < usual.modern_bytes, &what, "a layout has grown")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_talks_bytes() {
+        let drawing = chart().unwrap();
+        let usual = row(256).unwrap();
+        assert_eq!((usual.legacy_bytes, usual.modern_bytes, usual.packed_bytes), (12288, 6668, 4104));
+        assert_eq!(row(8).unwrap().modern_bytes, 220);
+        assert!(drawing.verdict.shows_the_shape);
+        for part in ["6668 bytes", "12288", "220"] {
+            assert!(drawing.verdict.sentence.contains(part), "{}", drawing.verdict.sentence);
+        }
+    }
+
+    #[test]
+    fn a_layout_that_is_larger_is_not_the_shape() {
+        let grown = Row { modern_bytes: 20_000, ..row(256).unwrap() };
+        assert!(!verdict(&[row(8).unwrap(), grown]).shows_the_shape);
+        assert!(!verdict(&[grown]).shows_the_shape);
+    }
+}

@@ -1,11 +1,12 @@
 //! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install.
 //!
-//! A chart is a file of its own ([`layout`], [`fast_rx`], [`threads`], [`memory`]): it makes plans, has them measured, and
+//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`]): it makes plans, has them measured, and
 //! draws what came out ([`chart`], [`picture`]). A plan is measured by [`traffic`]: a data plane ([`lab`]) and guests ([`guest`],
 //! [`frames`]) whose loop is closed and who check everything that comes. What a chart says about its shape it computes from
 //! what it measured. docs/charts.md tells what each shows.
 
 mod chart;
+mod elvis;
 mod fast_rx;
 mod frames;
 mod guest;
@@ -63,18 +64,20 @@ pub enum ChartName {
     Layout,
     /// Worker path, fast rx, polling: transactions, hits, misses, wake-ups
     FastRx,
-    /// Request and response over 1 to 32 devices: a thread for each device, a pool
+    /// Request and response over 1 to 32 devices: a thread for each device, a pool, sidecores
     ThreadsUdpRr,
-    /// Streams over 1 to 32 devices: a thread for each device, a pool
+    /// Streams over 1 to 32 devices: a thread for each device, a pool, sidecores
     ThreadsTcpStream,
+    /// Kicks, wake-ups and transactions over 1 to 16 guests: notified threads, polling sidecores
+    Elvis,
     /// Bytes of a ring in virtio 0.9 and 1.x
     Memory,
 }
 
 impl ChartName {
     /// All charts, in the order of the talk.
-    pub const ALL: [Self; 5] =
-        [Self::Memory, Self::Layout, Self::FastRx, Self::ThreadsUdpRr, Self::ThreadsTcpStream];
+    pub const ALL: [Self; 6] =
+        [Self::Memory, Self::Layout, Self::Elvis, Self::FastRx, Self::ThreadsUdpRr, Self::ThreadsTcpStream];
 
     fn name(self) -> &'static str {
         match self {
@@ -82,6 +85,7 @@ impl ChartName {
             Self::FastRx => "fast-rx",
             Self::ThreadsUdpRr => "threads-udp-rr",
             Self::ThreadsTcpStream => "threads-tcp-stream",
+            Self::Elvis => "elvis",
             Self::Memory => "memory",
         }
     }
@@ -92,6 +96,7 @@ impl ChartName {
             Self::FastRx => "Fast rx: how a frame gets into its receiver's buffers",
             Self::ThreadsUdpRr => "Threading: UDP request and response",
             Self::ThreadsTcpStream => "Threading: TCP stream",
+            Self::Elvis => "ELVIS: notified threads and polling sidecores",
             Self::Memory => "Memory of a ring: virtio 0.9 and 1.x",
         }
     }
@@ -102,6 +107,7 @@ impl ChartName {
             Self::FastRx => fast_rx::chart(bench),
             Self::ThreadsUdpRr => threads::udp_rr(bench),
             Self::ThreadsTcpStream => threads::tcp_stream(bench),
+            Self::Elvis => elvis::chart(bench),
             Self::Memory => memory::chart(),
         }
     }

@@ -138,3 +138,64 @@ fn bars(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>
     }))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Effort;
+    use crate::bench::chart::{Drawing, Series, Table, Verdict};
+    use crate::bench::machine::Machine;
+
+    fn panel(form: Form, names: &[&str]) -> Panel {
+        Panel {
+            title: "Rate <of> \"all\" & more",
+            x: "size, bytes",
+            y: "transactions per second",
+            form,
+            categories: vec!["16".into(), "64".into(), "256".into()],
+            series: names.iter().map(|name| Series::new(name, [1.0, 12_345.0, 6e6])).collect(),
+        }
+    }
+
+    fn chart(panels: Vec<Panel>) -> Chart {
+        Chart {
+            name: "layout",
+            title: "A title",
+            machine: Machine::here(),
+            effort: Effort::default(),
+            drawing: Drawing {
+                verdict: Verdict::new(true, "it is", ""),
+                table: Table::default(),
+                panels,
+                measurements: serde_json::Value::Null,
+            },
+        }
+    }
+
+    fn words(svg: &str) -> Vec<String> {
+        let document = roxmltree::Document::parse(svg).unwrap();
+        assert!(document.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")));
+        let texts = document.descendants().filter(|node| node.tag_name().name() == "text");
+        texts.filter_map(|node| node.text()).map(|text| text.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn pictures_are_xml_with_titles_axes_legend_and_machine() {
+        let chart = chart(vec![panel(Form::Lines, &["first", "second"]), panel(Form::Bars, &["only"])]);
+        let words = words(&svg(&chart).unwrap());
+        let has = |text: &str| words.iter().filter(|word| *word == text).count();
+        assert_eq!((has("size, bytes"), has("transactions per second")), (2, 2));
+        assert_eq!((has("Rate <of> \"all\" & more"), has("first"), has("second")), (2, 1, 1));
+        assert_eq!((has("16"), has("64"), has("256")), (2, 2, 2), "{words:?}");
+        assert_eq!((has("A title"), has(&chart.machine.line())), (1, 1));
+        assert_eq!((has("6.00 M"), has("12.3 k")), (1, 1), "the values stand above their bars: {words:?}");
+    }
+
+    #[test]
+    fn nothing_measured_is_still_a_picture() {
+        let mut empty = panel(Form::Lines, &["one"]);
+        empty.categories.truncate(1);
+        empty.series[0].values = vec![0.0];
+        assert!(words(&svg(&chart(vec![empty])).unwrap()).contains(&"16".to_owned()));
+    }
+}

@@ -219,3 +219,54 @@ fn verdict(rows: &[Row]) -> Verdict {
     let why_not = "the guests' own threads take most of the CPUs, so what the workers save may not show";
     Verdict::new(gain >= 1.0 && pool.threads < own.threads, &what, why_not)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(devices: usize, mode: &'static str, transactions_per_s: f64, threads: u64) -> Row {
+        Row {
+            devices,
+            mode,
+            transactions_per_s,
+            round_trip_p50_us: 10.0,
+            round_trip_p99_us: 100.0,
+            threads,
+            voluntary_switches_per_s: 200.0,
+            involuntary_switches_per_s: 100.0,
+            kicks_per_s: 0.0,
+            calls_per_s: 0.0,
+            fairness: 1.0,
+        }
+    }
+
+    #[test]
+    fn the_sentence_is_of_the_most_devices() {
+        let few = [row(1, "per-device", 500.0, 1), row(1, "pool", 10.0, 2)];
+        let many = [row(32, "per-device", 100.0, 32), row(32, "pool", 150.0, 2)];
+        let verdict = verdict(&[few.clone(), many.clone()].concat());
+        assert!(verdict.shows_the_shape);
+        for part in ["32 devices", "pool of 2 has 1.50 times", "32 threads", "2.00 instead of 3.00"] {
+            assert!(verdict.sentence.contains(part), "{part}: {}", verdict.sentence);
+        }
+        assert!(!verdict.sentence.contains("sidecore"));
+        assert!(!super::verdict(&few).shows_the_shape);
+        let with_sidecore = super::verdict(&[many.to_vec(), vec![row(32, "sidecore", 200.0, 1)]].concat());
+        assert!(with_sidecore.sentence.contains("1 sidecore has 2.00 times"), "{}", with_sidecore.sentence);
+    }
+
+    #[test]
+    fn a_line_for_each_mode() {
+        let rows = [
+            row(1, "per-device", 1.0, 1),
+            row(1, "pool", 2.0, 1),
+            row(2, "per-device", 3.0, 2),
+            row(2, "pool", 4.0, 1),
+        ];
+        let panel = panel(&rows, "t", "y", |row| row.transactions_per_s);
+        assert_eq!(panel.categories, ["1", "2"]);
+        assert_eq!(panel.series, [Series::new("per-device", [1.0, 3.0]), Series::new("pool", [2.0, 4.0])]);
+        let stream = draw_tcp_stream(&rows).unwrap();
+        assert_eq!(stream.panels[0].series[1].values[1], 4.0 * 65_495.0 * 8.0 / 1e9);
+    }
+}

@@ -266,7 +266,8 @@ fn start(
 
 /// The body of a thread that is one guest or several.
 fn live(mut crew: Vec<Member>, waiting: Waiting, control: &Control) -> Vec<Guest> {
-    let mut done = vec![false; crew.len()];
+    // Who sends nothing was never counted as open.
+    let mut done: Vec<bool> = crew.iter().map(|member| member.guest.is_done()).collect();
     let mut last_moved = Instant::now();
     while !control.is_over() {
         let phase = control.phase();

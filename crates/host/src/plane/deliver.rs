@@ -244,7 +244,7 @@ impl Deliverer {
         }
         // Frames that others put off while we were in the queue are ours to deliver.
         if self.delivery == Delivery::Queued {
-            guest.poke(target.pair);
+            port.poke(target.pair);
         } else if !target.backlog.is_empty_after_all() {
             // Whoever is inside may be no worker, and then does not look here when he leaves.
             let guard = target.live.try_lock();

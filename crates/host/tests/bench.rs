@@ -1,0 +1,120 @@
+//! `ringway bench`, a chart at a time and in as little time as can be: what is counted is right, and what is written can be read.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::path::Path;
+
+/// Runs one chart; its JSON, after its files were looked at.
+fn chart(name: &str, seconds: &str, axes: &[&str]) -> Value {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = Command::cargo_bin("ringway")
+        .expect("built")
+        .args(["bench", name, "--json", "--seconds", seconds, "--out"])
+        .arg(directory.path())
+        .output()
+        .expect("ran");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let charts: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let chart = charts[0].clone();
+    assert_eq!(chart["name"], name);
+    let read = |extension: &str| {
+        let path = Path::new(directory.path()).join(format!("{name}.{extension}"));
+        std::fs::read_to_string(path).expect("written")
+    };
+    assert_eq!(serde_json::from_str::<Value>(&read("json")).expect("JSON"), chart);
+    let svg = read("svg");
+    let picture = roxmltree::Document::parse(&svg).expect("XML");
+    let words: Vec<&str> = picture.descendants().filter_map(|node| node.text()).map(str::trim).collect();
+    for axis in axes {
+        assert!(words.contains(axis), "{axis} in {words:?}");
+    }
+    let sentence = chart["verdict"]["sentence"].as_str().expect("a sentence");
+    assert!(read("md").contains(sentence));
+    assert!(chart["machine"]["cpus"].as_u64() >= Some(1));
+    chart
+}
+
+fn rows(chart: &Value) -> &[Value] {
+    chart["measurements"].as_array().expect("rows")
+}
+
+fn number(row: &Value, field: &str) -> f64 {
+    row[field].as_f64().unwrap_or_else(|| panic!("{field} in {row}"))
+}
+
+#[test]
+fn memory_has_the_talks_bytes() {
+    let chart = chart("memory", "1", &["queue size, entries", "bytes of one ring"]);
+    let of = |size: u64| rows(&chart).iter().find(|row| row["queue_size"] == size).expect("a row").clone();
+    assert_eq!((&of(256)["legacy_bytes"], &of(256)["modern_bytes"]), (&12288.into(), &6668.into()));
+    assert_eq!(of(8)["modern_bytes"], 220);
+    assert_eq!(chart["verdict"]["shows_the_shape"], true);
+}
+
+#[test]
+fn layout_takes_two_descriptors_or_one() {
+    let chart =
+        chart("layout", "0.6", &["payload of request and response, bytes", "descriptors per packet sent"]);
+    assert_eq!(rows(&chart).len(), 6);
+    for row in rows(&chart) {
+        assert_eq!(number(&row["alone"], "descriptors_per_packet"), 2.0);
+        assert_eq!(number(&row["with_data"], "descriptors_per_packet"), 1.0);
+        assert!(number(&row["alone"], "transactions_per_s") > 0.0);
+    }
+}
+
+#[test]
+fn fast_rx_counts_every_frame_as_hit_or_miss() {
+    let chart = chart("fast-rx", "0.6", &["delivery", "kicks, calls and sleeps per transaction"]);
+    let [worker, fast, polling] = rows(&chart) else { panic!("three ways: {chart}") };
+    for row in [worker, fast, polling] {
+        assert!(number(row, "frames") > 0.0);
+        assert_eq!(number(row, "hits") + number(row, "misses"), number(row, "frames"));
+    }
+    // Every frame of the worker path waits; request and response is what fast rx is for.
+    assert_eq!(number(worker, "hits"), 0.0);
+    assert!(number(fast, "hits") >= 0.99 * number(fast, "frames"), "{fast}");
+    // Nobody asks to be called or kicked who polls.
+    assert!(number(polling, "wake_ups_per_transaction") < 0.1, "{polling}");
+}
+
+#[test]
+fn threads_has_every_mode_over_all_devices() {
+    for (name, axis) in
+        [("threads-udp-rr", "transactions per second"), ("threads-tcp-stream", "Gbit/s of payload")]
+    {
+        let chart = chart(name, "0.9", &["devices", axis, "Jain's index over devices"]);
+        assert_eq!(rows(&chart).len(), 6 * 3);
+        for row in rows(&chart) {
+            let (devices, mode) = (number(row, "devices"), row["mode"].as_str().expect("a mode"));
+            assert!(number(row, "transactions_per_s") > 0.0, "{row}");
+            assert!((1.0 / devices..=1.0 + 1e-9).contains(&number(row, "fairness")), "{row}");
+            if mode == "per-device" {
+                assert_eq!(number(row, "threads"), devices);
+            }
+        }
+    }
+}
+
+#[test]
+fn elvis_polls_without_kicks() {
+    let chart = chart("elvis", "0.6", &["guests", "kicks per second", "wake-ups per second"]);
+    assert_eq!(rows(&chart).len(), 5 * 2);
+    for row in rows(&chart) {
+        assert!(number(row, "transactions_per_s") > 0.0);
+        if row["way"] == "sidecore" {
+            assert_eq!(number(row, "sleeps_per_s"), 0.0, "it never sleeps");
+            assert!(number(row, "kicks_per_s") < number(row, "transactions_per_s") / 10.0, "{row}");
+        }
+    }
+}
+
+#[test]
+fn usage_is_checked() {
+    for arguments in
+        [&["nothing"][..], &["layout", "--seconds", "0"], &["layout", "--quick", "--seconds", "2"]]
+    {
+        Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).assert().code(2);
+    }
+}
