@@ -1,16 +1,16 @@
 //! `elvis`: workers that are notified against sidecores that poll, over 1 to 16 guests.
 //!
 //! Guests are a circle of request and response, as in `threads-udp-rr`, and sleep until they are called. *Notification*: a thread
-//! for each device, woken by kicks, as vhost. *Sidecore*: half of the CPUs look at all guests' queues and never sleep, so that no
+//! for each device, woken by kicks and asleep when there is no work, as vhost. *Sidecore*: half of the CPUs look at all guests' queues and never sleep, so that no
 //! guest kicks; a kick of a real guest is an exit. Net only: there is no disk yet.
 
 use super::chart::{Drawing, Form, Panel, Series, Table, Verdict, short};
 use super::guest::Load;
-use super::modes::{PER_DEVICE, sidecore};
+use super::modes::{Mode, per_device, sidecore};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
 use super::{Bench, REQUEST_SHAPE};
-use crate::plane::Delivery;
+use crate::plane::Ways;
 use anyhow::Result;
 use serde::Serialize;
 
@@ -58,14 +58,15 @@ impl Row {
 
 /// Measures and draws.
 pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
-    let ways = [(NOTIFICATION, PER_DEVICE.to_owned()), (SIDECORE, sidecore("always"))];
-    let cases: Vec<(usize, &'static str, &str)> = GUESTS
-        .iter()
-        .flat_map(|guests| ways.iter().map(|(way, workers)| (*guests, *way, workers.as_str())))
-        .collect();
-    let plan = |(guests, _, workers): &(usize, &str, &str)| Plan {
-        workers: (*workers).to_owned(),
-        delivery: Delivery::Direct,
+    let both = [
+        (NOTIFICATION, per_device(), Ways { lingers: false, ..Ways::ALL }),
+        (SIDECORE, sidecore("always"), Ways::ALL),
+    ];
+    let cases: Vec<(usize, &(&'static str, Mode, Ways))> =
+        GUESTS.iter().flat_map(|guests| both.iter().map(|way| (*guests, way))).collect();
+    let plan = |(guests, (_, workers, ways)): &(usize, &(&str, Mode, Ways))| Plan {
+        workers: workers.clone(),
+        ways: *ways,
         guests: *guests,
         clients: *guests,
         shape: REQUEST_SHAPE,
@@ -76,7 +77,7 @@ pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
     let rows: Vec<Row> = cases
         .iter()
         .zip(&outcomes)
-        .map(|((guests, way, _), outcome)| Row::new(*guests, way, outcome))
+        .map(|((guests, (way, ..)), outcome)| Row::new(*guests, way, outcome))
         .collect();
     draw(&rows)
 }

@@ -2,16 +2,16 @@
 //!
 //! *Worker path*: every frame waits in the backlog of its receive queue and is delivered by the worker of the receiving device,
 //! which is woken for it. *Fast rx*: whoever has the frame delivers it at once if nobody is in the queue and nothing waits. In both
-//! there is one worker a device, and guests sleep until they are called, as in the talk. *Polling*: fast rx with one worker that never
+//! there is one worker a device that sleeps when it has no work, and guests sleep until they are called, as in the talk. *Polling*: fast rx with one worker that never
 //! sleeps, and guests that look at their rings without being called.
 
 use super::chart::{Drawing, Form, Panel, Series, Table, Verdict, short};
 use super::guest::Load;
-use super::modes::{PER_DEVICE, POLLING};
+use super::modes::{one_polling, per_device};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
 use super::{Bench, REQUEST_SHAPE};
-use crate::plane::Delivery;
+use crate::plane::Ways;
 use anyhow::Result;
 use serde::Serialize;
 
@@ -65,9 +65,9 @@ impl Row {
 
 /// Measures and draws.
 pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
-    let per_device = Plan {
-        workers: PER_DEVICE.into(),
-        delivery: Delivery::Direct,
+    let fast = Plan {
+        workers: per_device(),
+        ways: Ways { lingers: false, ..Ways::ALL },
         guests: 2,
         clients: 1,
         shape: REQUEST_SHAPE,
@@ -75,9 +75,9 @@ pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
         waiting: Waiting::Sleep,
     };
     let plans = [
-        Plan { delivery: Delivery::Queued, ..per_device.clone() },
-        per_device.clone(),
-        Plan { workers: POLLING.into(), waiting: Waiting::Poll, ..per_device },
+        Plan { ways: Ways { direct: false, lingers: false }, ..fast.clone() },
+        fast.clone(),
+        Plan { workers: one_polling(), ways: Ways::ALL, waiting: Waiting::Poll, ..fast },
     ];
     let ways = ["worker path", "fast rx", "polling"];
     let outcomes = bench.measure(&plans)?;

@@ -4,7 +4,7 @@ use super::frames::mac;
 use crate::api::Plane as _;
 use crate::config::{self, mac_text};
 use crate::embedded::place::Place;
-use crate::plane::{self, Delivery, Plane};
+use crate::plane::{self, Plane, Ways};
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -42,12 +42,12 @@ pub(super) struct Seen {
 
 impl Lab {
     /// One switch with `guests` ports; `workers` is the body of `[workers]`.
-    pub(super) fn new(workers: &str, guests: usize, delivery: Delivery) -> Result<Self> {
+    pub(super) fn new(workers: &str, guests: usize, ways: Ways) -> Result<Self> {
         let place = Place::new()?;
         let text = text(workers, guests, place.path());
         let loaded =
             config::parse(&text, &place.path().join("bench.toml")).context("the bench's configuration")?;
-        let plane = plane::start_with(&loaded.config, delivery).context("starting the data plane")?;
+        let plane = plane::start_with(&loaded.config, ways).context("starting the data plane")?;
         Ok(Self { plane, place })
     }
 

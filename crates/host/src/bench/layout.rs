@@ -6,12 +6,12 @@
 use super::chart::{Drawing, Form, Panel, Series, Table, Verdict, short};
 use super::frames::Kind;
 use super::guest::Load;
-use super::modes::POLLING;
+use super::modes::one_polling;
 use super::statistics::{median, ratio};
 use super::traffic::{Outcome, Plan, Waiting};
 use super::{Bench, REQUEST_SHAPE};
 use crate::embedded::rings::{HeaderPlace, Shape};
-use crate::plane::Delivery;
+use crate::plane::Ways;
 use anyhow::Result;
 use serde::Serialize;
 
@@ -49,8 +49,8 @@ impl Side {
 /// Measures and draws.
 pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
     let plan = |payload, header| Plan {
-        workers: POLLING.into(),
-        delivery: Delivery::Direct,
+        workers: one_polling(),
+        ways: Ways::ALL,
         guests: 2,
         clients: 1,
         shape: Shape { header, ..REQUEST_SHAPE },

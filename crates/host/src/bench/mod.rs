@@ -51,9 +51,9 @@ const STREAM_SHAPE: Shape = Shape { receive_count: 256, transmit_count: 64, ..Sh
 const STREAM_WINDOW: u64 = 4;
 
 /// Rounds in which all cases of a chart take turns, at most.
-const ROUNDS_MAX: usize = 5;
+const ROUNDS_MAX: usize = 3;
 /// A window is no shorter for the sake of more rounds.
-const WINDOW_MIN: Duration = Duration::from_millis(100);
+const WINDOW_MIN: Duration = Duration::from_millis(500);
 /// Part of each measurement that only warms up.
 const WARM_UP: f64 = 0.2;
 
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn time_is_shared_out() {
         let effort = Effort::new(45.0, 18);
-        assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (5, 100, 400));
+        assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (3, 166, 667));
         let effort = Effort::new(3.0, 18);
         assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (1, 33, 133));
         assert_eq!(Effort::new(0.001, 18).window_ms, 1);

@@ -6,12 +6,12 @@
 use super::chart::{Drawing, Form, Panel, Series, Table, Verdict, short};
 use super::frames::STREAM_PAYLOAD;
 use super::guest::Load;
-use super::modes::{Mode, modes};
+use super::modes::{Mode, per_device, pool, sidecore};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
 use super::{Bench, REQUEST_SHAPE, STREAM_SHAPE, STREAM_WINDOW};
 use crate::embedded::rings::Shape;
-use crate::plane::Delivery;
+use crate::plane::Ways;
 use anyhow::Result;
 use serde::Serialize;
 
@@ -80,12 +80,12 @@ pub(super) fn tcp_stream(bench: &Bench) -> Result<Drawing> {
 }
 
 fn measure(bench: &Bench, shape: Shape, load: Load) -> Result<Vec<Row>> {
-    let modes = modes();
+    let modes = [per_device(), pool(), sidecore("adaptive")];
     let cases: Vec<(usize, &Mode)> =
         DEVICES.iter().flat_map(|devices| modes.iter().map(|mode| (*devices, mode))).collect();
     let plan = |(devices, mode): &(usize, &Mode)| Plan {
-        workers: mode.workers.clone(),
-        delivery: Delivery::Direct,
+        workers: (*mode).clone(),
+        ways: Ways::ALL,
         guests: *devices,
         clients: *devices,
         shape,

@@ -2,10 +2,11 @@
 
 use super::guest::{Counted, Guest, Load, Phase};
 use super::lab::{Lab, Seen};
+use super::modes::{Mode, pin};
 use super::statistics::{fairness, percentile, ratio};
 use crate::embedded::rings::{RingCounters, Rings, Shape};
 use crate::embedded::sleeper::Sleeper;
-use crate::plane::Delivery;
+use crate::plane::Ways;
 use anyhow::{Context, Result, anyhow, ensure};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -20,9 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What is run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// The body of `[workers]`.
-    pub(super) workers: String,
-    pub(super) delivery: Delivery,
+    pub(super) workers: Mode,
+    pub(super) ways: Ways,
     /// Guests in the circle; the only one of one sends to itself.
     pub(super) guests: usize,
     /// Those that send, the first ones.
@@ -157,7 +157,7 @@ impl Control {
 /// # Errors
 /// A guest or the plane that cannot be made, a frame that was lost, damaged or late, counts that do not agree.
 pub(super) fn run(plan: &Plan, times: Times) -> Result<Outcome> {
-    let lab = Lab::new(&plan.workers, plan.guests, plan.delivery)?;
+    let lab = Lab::new(&plan.workers.body, plan.guests, plan.ways)?;
     let bells: Vec<Arc<EventFd>> = (0..plan.guests)
         .map(|_| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new))
         .collect::<Result<_, _>>()
@@ -176,7 +176,7 @@ pub(super) fn run(plan: &Plan, times: Times) -> Result<Outcome> {
         bells,
         fault: Mutex::new(None),
     });
-    let threads = start(guests, plan.waiting, &control)?;
+    let threads = start(guests, plan, &control)?;
 
     std::thread::sleep(times.warm_up);
     let before = lab.look();
@@ -247,18 +247,19 @@ fn outcome(
     })
 }
 
-fn start(
-    guests: Vec<Member>,
-    waiting: Waiting,
-    control: &Arc<Control>,
-) -> Result<Vec<JoinHandle<Vec<Guest>>>> {
+fn start(guests: Vec<Member>, plan: &Plan, control: &Arc<Control>) -> Result<Vec<JoinHandle<Vec<Guest>>>> {
+    let waiting = plan.waiting;
     let crews: Vec<Vec<Member>> = match waiting {
         Waiting::Poll => vec![guests],
         Waiting::Sleep => guests.into_iter().map(|guest| vec![guest]).collect(),
     };
     let spawn = |(number, crew)| {
         let control = Arc::clone(control);
-        let body = move || live(crew, waiting, &control);
+        let cpus = plan.workers.guest_cpus.clone();
+        let body = move || {
+            pin(&cpus);
+            live(crew, waiting, &control)
+        };
         std::thread::Builder::new().name(format!("guest-{number}")).spawn(body).context("starting a guest")
     };
     crews.into_iter().enumerate().map(spawn).collect()

@@ -3,12 +3,12 @@
 //! Order: a group keeps the order of the burst, a destination has one group a burst, and a flow keeps to one receive queue,
 //! so frames of one queue never overtake each other.
 
+use super::Origin;
 use super::backlog::FRAMES_MAX;
 use super::calls::Calls;
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, call};
 use super::stats::{QueueStats, add};
-use super::{Delivery, Origin};
 use crate::capture::Direction;
 use arrayvec::ArrayVec;
 use devices::net::receive::deliver_burst;
@@ -31,7 +31,7 @@ type Set = u32;
 
 /// What one thread needs to deliver: memory that is used again for every burst.
 pub(super) struct Deliverer {
-    delivery: Delivery,
+    direct: bool,
     seed: u64,
     heads: Vec<Head<'static>>,
     buffers: Burst<'static>,
@@ -60,7 +60,7 @@ struct Decided<'b> {
 impl Deliverer {
     pub(super) fn new(origin: Origin, calls: Calls) -> Self {
         Self {
-            delivery: origin.delivery,
+            direct: origin.ways.direct,
             seed: origin.seed,
             heads: Vec::with_capacity(BURST),
             buffers: Burst::new(),
@@ -235,15 +235,12 @@ impl Deliverer {
             chosen.extend(members(group).map(|i| frames[i]));
             &chosen
         };
-        let done = match self.delivery {
-            Delivery::Direct => self.deliver_at_once(port, guest, target, group),
-            Delivery::Queued => 0,
-        };
+        let done = if self.direct { self.deliver_at_once(port, guest, target, group) } else { 0 };
         if done < group.len() {
             put_off(port, target, &group[done..]);
         }
         // Frames that others put off while we were in the queue are ours to deliver.
-        if self.delivery == Delivery::Queued {
+        if !self.direct {
             port.poke(target.pair);
         } else if !target.backlog.is_empty_after_all() {
             // Whoever is inside may be no worker, and then does not look here when he leaves.

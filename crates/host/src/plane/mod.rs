@@ -73,19 +73,26 @@ struct Stopping {
     wake: Wake,
 }
 
-/// How frames reach a guest's receive queue.
+/// What can be taken away from a plane, to measure what it gains. No configuration does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// At once by whoever has them, and only if that cannot be through the queue's backlog. What everybody runs.
-    Direct,
-    /// Each through the backlog, by the worker that owns the queue: the way without "fast rx", for measuring what that gains.
-    Queued,
+pub struct Ways {
+    /// Frames go straight into their receiver's buffers where that can be ("fast rx"). Else every frame goes through the
+    /// backlog of its receive queue, and is delivered by the worker that owns the queue.
+    pub direct: bool,
+    /// Workers go on to look for a while before they sleep. Else they sleep as soon as there is no work, as vhost's do,
+    /// unless they never sleep.
+    pub lingers: bool,
+}
+
+impl Ways {
+    /// What everybody runs.
+    pub const ALL: Self = Self { direct: true, lingers: true };
 }
 
 /// What every thread of one plane shares.
 #[derive(Clone, Copy)]
 struct Origin {
-    delivery: Delivery,
+    ways: Ways,
     /// When the plane started: the zero of [`Now`].
     started: Instant,
     /// Secret of this start, for hashes of what guests choose.
@@ -97,17 +104,17 @@ struct Origin {
 /// # Errors
 /// A socket that cannot be bound, an interface that cannot be opened, a thread that cannot be made: with the port's name.
 pub fn start(config: &Config) -> anyhow::Result<Arc<Plane>> {
-    start_with(config, Delivery::Direct)
+    start_with(config, Ways::ALL)
 }
 
-/// As [`start`], with another way of delivery; for measuring.
+/// As [`start`], without some of its ways; for measuring.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_with(config: &Config, delivery: Delivery) -> anyhow::Result<Arc<Plane>> {
+pub fn start_with(config: &Config, ways: Ways) -> anyhow::Result<Arc<Plane>> {
     raise_descriptor_limit();
     let seed = RandomState::new().hash_one(std::process::id());
-    let origin = Origin { delivery, started: Instant::now(), seed };
+    let origin = Origin { ways, started: Instant::now(), seed };
     let nothing =
         Config { worker_groups: Vec::new(), switches: Vec::new(), ports: Vec::new(), ..config.clone() };
     let plane = Plane {

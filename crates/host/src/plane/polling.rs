@@ -79,6 +79,11 @@ impl Pace {
         }
     }
 
+    /// The same without linger; who never sleeps still does not.
+    pub(super) fn without_linger(self) -> Self {
+        Self { longest: Duration::ZERO, linger: Duration::ZERO, ..self }
+    }
+
     /// How long a source without work stays active; `None`: for ever.
     pub(super) fn linger(&mut self, now: Instant) -> Option<Duration> {
         if self.crowded_until.is_some_and(|until| now >= until) {

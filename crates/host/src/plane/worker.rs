@@ -110,7 +110,8 @@ impl Worker {
     pub(super) fn run(&self, origin: Origin) {
         self.pin();
         let mut forwarder = Forwarder::for_worker(origin);
-        let mut pace = Pace::new(self.mode, self.polling);
+        let pace = Pace::new(self.mode, self.polling);
+        let mut pace = if origin.ways.lingers { pace } else { pace.without_linger() };
         let mut active: Vec<Active> = Vec::new();
         let mut events = Vec::with_capacity(64);
         let mut dozing = false;
