@@ -104,7 +104,7 @@ fn elvis_polls_without_kicks() {
     for row in rows(&chart) {
         assert!(number(row, "transactions_per_s") > 0.0);
         if row["way"] == "sidecore" {
-            assert_eq!(number(row, "sleeps_per_s"), 0.0, "it never sleeps");
+            assert_eq!(number(row, "worker_wake_ups_per_s"), 0.0, "it never sleeps");
             assert!(number(row, "kicks_per_s") < number(row, "transactions_per_s") / 10.0, "{row}");
         }
     }

@@ -142,6 +142,15 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
+/// A round number on an axis: [`short`] without zeros that say nothing.
+pub(super) fn tick(value: f64) -> String {
+    let text = short(value);
+    let (number, unit) = text.split_at(text.find(' ').unwrap_or(text.len()));
+    let number =
+        if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number };
+    format!("{number}{unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +167,7 @@ mod tests {
     fn numbers_are_short() {
         let texts = [0.0, 0.005, 1.0, 99.96, 123.4, 12_345.0, 2.5e6, 8e9].map(short);
         assert_eq!(texts, ["0.00", "0.0050", "1.00", "100.0", "123", "12.3 k", "2.50 M", "8.00 G"]);
+        assert_eq!([0.0, 0.5, 100.0, 2e4, 150e3].map(tick), ["0", "0.5", "100", "20 k", "150 k"]);
     }
 
     #[test]

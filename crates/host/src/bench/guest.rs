@@ -116,6 +116,11 @@ impl Guest {
         self.client.as_ref().is_none_or(|client| client.is_done)
     }
 
+    /// Whether a transaction of the window is counted.
+    pub(super) fn has_counted(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.counted.transactions > 0)
+    }
+
     /// Detaches; what the driver counted, and the client.
     pub(super) fn finish(mut self) -> (RingCounters, Option<Counted>) {
         self.rings.detach();

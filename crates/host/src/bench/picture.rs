@@ -1,6 +1,6 @@
 //! A chart as an SVG picture: panels with axes, units and a legend; machine and date below.
 
-use super::chart::{Chart, Form, Panel, short};
+use super::chart::{Chart, Form, Panel, short, tick};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -9,10 +9,14 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Size of a panel in pixels.
-const PANEL: (u32, u32) = (480, 320);
+const PANEL: (u32, u32) = (520, 340);
 /// Height of the title above and of the line below, in pixels.
 const TITLE: u32 = 56;
 const FOOTER: u32 = 28;
+/// Height of a panel's title and of its legend, width of its y axis, in pixels.
+const CAPTION: u32 = 24;
+const LEGEND: u32 = 20;
+const Y_AXIS: u32 = 64;
 /// Colours of series that also the colour-blind can tell apart (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
@@ -44,8 +48,8 @@ fn draw(root: &Area<'_>, chart: &Chart, grid: (usize, usize)) -> Result<(), Box<
         ("sans-serif", size).into_font().into_text_style(root).pos(Pos::new(HPos::Center, VPos::Center))
     };
     let middle = width as i32 / 2;
-    root.draw_text(chart.title, &centred(18), (middle, 20))?;
-    root.draw_text(&chart.machine.line(), &centred(11), (middle, (height - FOOTER / 2) as i32))?;
+    root.draw_text(chart.title, &centred(22), (middle, 20))?;
+    root.draw_text(&chart.machine.line(), &centred(14), (middle, (height - FOOTER / 2) as i32))?;
     let panels = root.margin(TITLE - 16, FOOTER, 0, 0).split_evenly(grid);
     for (area, panel) in panels.iter().zip(&chart.drawing.panels) {
         match panel.form {
@@ -63,62 +67,82 @@ fn top(panel: &Panel) -> f64 {
     if largest > 0.0 { largest * 1.15 } else { 1.0 }
 }
 
+fn write_caption(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let (width, height) = area.dim_in_pixel();
+    let style =
+        ("sans-serif", 15).into_font().into_text_style(area).pos(Pos::new(HPos::Center, VPos::Center));
+    Ok(area.draw_text(panel.title, &style, (width as i32 / 2, height as i32 / 2))?)
+}
+
+/// The name of each series beside its colour, in a row.
+fn legend(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let (width, height) = area.dim_in_pixel();
+    let (y, step) = (height as i32 / 2, (width - Y_AXIS) as usize / panel.series.len().max(1));
+    let style = ("sans-serif", 12).into_font().into_text_style(area).pos(Pos::new(HPos::Left, VPos::Center));
+    for ((index, series), colour) in panel.series.iter().enumerate().zip(COLOURS.iter().cycle()) {
+        let x = Y_AXIS as i32 + (index * step) as i32;
+        area.draw(&PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3)))?;
+        area.draw_text(&series.name, &style, (x + 22, y))?;
+    }
+    Ok(())
+}
+
 fn lines(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let (top_of_area, area) = area.split_vertically(CAPTION + LEGEND);
+    let (caption, names) = top_of_area.split_vertically(CAPTION);
+    write_caption(&caption, panel)?;
+    legend(&names, panel)?;
     let count = panel.categories.len() as i32;
     let label = |place: &i32| panel.categories.get(*place as usize).cloned().unwrap_or_default();
-    let mut axes = ChartBuilder::on(area)
-        .caption(panel.title, ("sans-serif", 14))
+    let mut axes = ChartBuilder::on(&area)
         .margin(8)
         .margin_right(20)
         .x_label_area_size(40)
-        .y_label_area_size(64)
+        .y_label_area_size(Y_AXIS)
         .build_cartesian_2d(0..(count - 1).max(1), 0.0..top(panel))?;
     axes.configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .x_labels(count as usize)
         .x_label_formatter(&label)
-        .y_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| tick(*value))
         .y_labels(6)
+        .label_style(("sans-serif", 13))
+        .axis_desc_style(("sans-serif", 14))
         .x_desc(panel.x)
         .y_desc(panel.y)
         .draw()?;
     for (series, colour) in panel.series.iter().zip(COLOURS.iter().cycle()) {
         let points = || (0i32..).zip(series.values.iter().copied());
-        axes.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?
-            .label(series.name.as_str())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        axes.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
         axes.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
     }
-    axes.configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 11))
-        .draw()?;
     Ok(())
 }
 
 fn bars(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let (caption, area) = area.split_vertically(CAPTION);
+    write_caption(&caption, panel)?;
     let count = panel.categories.len() as i32;
     let label = |place: &SegmentValue<i32>| match place {
         SegmentValue::CenterOf(place) => panel.categories.get(*place as usize).cloned().unwrap_or_default(),
         SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
     };
-    let mut axes = ChartBuilder::on(area)
-        .caption(panel.title, ("sans-serif", 14))
+    let mut axes = ChartBuilder::on(&area)
         .margin(8)
         .margin_right(20)
         .x_label_area_size(40)
-        .y_label_area_size(64)
+        .y_label_area_size(Y_AXIS)
         .build_cartesian_2d((0..(count - 1).max(0)).into_segmented(), 0.0..top(panel))?;
     axes.configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .x_labels(count as usize)
         .x_label_formatter(&label)
-        .y_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| tick(*value))
         .y_labels(6)
+        .label_style(("sans-serif", 13))
+        .axis_desc_style(("sans-serif", 14))
         .x_desc(panel.x)
         .y_desc(panel.y)
         .draw()?;
@@ -132,7 +156,7 @@ fn bars(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>
     }))?;
     let values = panel.series.iter().take(1).flat_map(|series| &series.values).copied();
     let above =
-        ("sans-serif", 12).into_font().into_text_style(area).pos(Pos::new(HPos::Center, VPos::Bottom));
+        ("sans-serif", 12).into_font().into_text_style(&area).pos(Pos::new(HPos::Center, VPos::Bottom));
     axes.draw_series((0i32..).zip(values).map(|(place, value)| {
         Text::new(short(value), (SegmentValue::CenterOf(place), value + top(panel) * 0.02), above.clone())
     }))?;
