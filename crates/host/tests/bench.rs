@@ -105,7 +105,8 @@ fn elvis_polls_without_kicks() {
         assert!(number(row, "transactions_per_s") > 0.0);
         if row["way"] == "sidecore" {
             assert_eq!(number(row, "worker_wake_ups_per_s"), 0.0, "it never sleeps");
-            assert!(number(row, "kicks_per_s") < number(row, "transactions_per_s") / 10.0, "{row}");
+            // A queue is polled from its first look on; before, each may be kicked once.
+            assert!(number(row, "kicks") <= 2.0 * number(row, "guests"), "{row}");
         }
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct Row {
     way: &'static str,
     /// Of all guests.
     transactions_per_s: f64,
-    /// Driver to worker: with real guests each is an exit.
+    /// Driver to worker, in the window: with real guests each is an exit.
+    kicks: u64,
     kicks_per_s: f64,
     /// Worker to driver.
     calls_per_s: f64,
@@ -43,6 +44,7 @@ impl Row {
             guests,
             way,
             transactions_per_s: outcome.rate(),
+            kicks: window.kicks,
             kicks_per_s: outcome.per_second(window.kicks),
             calls_per_s: outcome.per_second(window.calls),
             worker_wake_ups_per_s: outcome.per_second(window.sleeps),
@@ -161,6 +163,7 @@ mod tests {
             guests,
             way,
             transactions_per_s,
+            kicks: kicks_per_s as u64,
             kicks_per_s,
             calls_per_s: 5.0,
             worker_wake_ups_per_s: kicks_per_s,

@@ -185,6 +185,16 @@ mod tests {
     }
 
     #[test]
+    fn without_linger_it_never_learns_to() {
+        let mut pace = Pace::new(POOL, Polling::Adaptive).without_linger();
+        for time in [Duration::ZERO, Duration::from_micros(40), Duration::from_secs(1)] {
+            pace.slept(time);
+            assert_eq!(pace.linger(now()), Some(Duration::ZERO));
+        }
+        assert_eq!(Pace::new(POOL, Polling::Always).without_linger().linger(now()), None);
+    }
+
+    #[test]
     fn what_cannot_kick_is_looked_at_less_and_less_until_it_works() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let times = [500, 1000, 2000, 4000, 4000].map(Duration::from_micros);
