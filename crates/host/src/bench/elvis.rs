@@ -9,7 +9,7 @@ use super::guest::Load;
 use super::modes::{Mode, per_device, sidecore};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
-use super::{Bench, REQUEST_SHAPE};
+use super::{Bench, REQUEST_SHAPE, Rounds};
 use crate::plane::Ways;
 use anyhow::Result;
 use serde::Serialize;
@@ -70,7 +70,7 @@ pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
         load: Load::RequestResponse { payload: PAYLOAD },
         waiting: Waiting::Sleep,
     };
-    let outcomes = bench.measure(&cases.iter().map(plan).collect::<Vec<_>>())?;
+    let outcomes = bench.measure(&cases.iter().map(plan).collect::<Vec<_>>(), Rounds::FEW)?;
     let rows: Vec<Row> = cases
         .iter()
         .zip(&outcomes)

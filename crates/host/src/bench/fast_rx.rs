@@ -10,7 +10,7 @@ use super::guest::Load;
 use super::modes::{one_polling, per_device};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
-use super::{Bench, REQUEST_SHAPE};
+use super::{Bench, REQUEST_SHAPE, Rounds};
 use crate::plane::Ways;
 use anyhow::Result;
 use serde::Serialize;
@@ -80,7 +80,7 @@ pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
         Plan { workers: one_polling(), ways: Ways::ALL, waiting: Waiting::Poll, ..fast },
     ];
     let ways = ["worker path", "fast rx", "polling"];
-    let outcomes = bench.measure(&plans)?;
+    let outcomes = bench.measure(&plans, Rounds::MANY)?;
     let rows: Vec<Row> = ways.iter().zip(&outcomes).map(|(way, outcome)| Row::new(way, outcome)).collect();
     draw(&rows)
 }

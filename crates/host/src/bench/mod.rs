@@ -50,10 +50,22 @@ const STREAM_SHAPE: Shape = Shape { receive_count: 256, transmit_count: 64, ..Sh
 /// Frames of a stream on their way at most: half of what waits for a queue in the worst case.
 const STREAM_WINDOW: u64 = 4;
 
-/// Rounds in which all cases of a chart take turns, at most.
-const ROUNDS_MAX: usize = 3;
-/// A window is no shorter for the sake of more rounds.
-const WINDOW_MIN: Duration = Duration::from_millis(500);
+/// How a chart's time is shared out.
+#[derive(Clone, Copy, Debug)]
+struct Rounds {
+    /// Rounds in which all cases take turns, at most.
+    max: usize,
+    /// A window is no shorter for the sake of more rounds.
+    window_min: Duration,
+}
+
+impl Rounds {
+    /// Where guests wait for their turn on a CPU, so that a window must be long to be fair to all.
+    const FEW: Self = Self { max: 3, window_min: Duration::from_millis(500) };
+    /// Where little is between cases, so that chance must be evened out.
+    const MANY: Self = Self { max: 15, window_min: Duration::from_millis(150) };
+}
+
 /// Part of each measurement that only warms up.
 const WARM_UP: f64 = 0.2;
 
@@ -168,11 +180,11 @@ struct Effort {
 }
 
 impl Effort {
-    /// Shares `seconds` out: as many rounds as leave windows of [`WINDOW_MIN`].
-    fn new(seconds: f64, cases: usize) -> Self {
+    /// Shares `seconds` out: as many rounds as leave long enough windows.
+    fn new(seconds: f64, cases: usize, rounds: Rounds) -> Self {
         let of_case = seconds / cases.max(1) as f64;
-        let rounds = (of_case * (1.0 - WARM_UP) / WINDOW_MIN.as_secs_f64()) as usize;
-        let rounds = rounds.clamp(1, ROUNDS_MAX);
+        let most = (of_case * (1.0 - WARM_UP) / rounds.window_min.as_secs_f64()) as usize;
+        let rounds = most.clamp(1, rounds.max);
         let of_run_ms = of_case / rounds as f64 * 1e3;
         let warm_up_ms = (of_run_ms * WARM_UP) as u64;
         Self { cases, rounds, warm_up_ms, window_ms: (of_run_ms as u64 - warm_up_ms).max(1) }
@@ -188,14 +200,18 @@ struct Bench {
 
 impl Bench {
     /// Measures every plan in each of some rounds; the run with the median rate of each.
-    fn measure(&self, plans: &[Plan]) -> Result<Vec<Outcome>> {
-        let effort = Effort::new(self.seconds, plans.len());
+    fn measure(&self, plans: &[Plan], rounds: Rounds) -> Result<Vec<Outcome>> {
+        let effort = Effort::new(self.seconds, plans.len(), rounds);
         self.effort.set(effort);
         let times = Times {
             warm_up: Duration::from_millis(effort.warm_up_ms),
             window: Duration::from_millis(effort.window_ms),
         };
         let bar = progress(self.name.name(), plans.len() * effort.rounds);
+        if bar.is_hidden() {
+            let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
+            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s", self.seconds);
+        }
         let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
         for _ in 0..effort.rounds {
             for (plan, runs) in plans.iter().zip(&mut runs) {
@@ -231,10 +247,12 @@ mod tests {
 
     #[test]
     fn time_is_shared_out() {
-        let effort = Effort::new(45.0, 18);
+        let effort = Effort::new(45.0, 18, Rounds::FEW);
         assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (3, 166, 667));
-        let effort = Effort::new(3.0, 18);
+        let effort = Effort::new(3.0, 18, Rounds::FEW);
         assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (1, 33, 133));
-        assert_eq!(Effort::new(0.001, 18).window_ms, 1);
+        let effort = Effort::new(45.0, 12, Rounds::MANY);
+        assert_eq!((effort.rounds, effort.warm_up_ms, effort.window_ms), (15, 50, 200));
+        assert_eq!(Effort::new(0.001, 18, Rounds::MANY).window_ms, 1);
     }
 }

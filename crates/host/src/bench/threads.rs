@@ -9,7 +9,7 @@ use super::guest::Load;
 use super::modes::{Mode, per_device, pool, sidecore};
 use super::statistics::ratio;
 use super::traffic::{Outcome, Plan, Waiting};
-use super::{Bench, REQUEST_SHAPE, STREAM_SHAPE, STREAM_WINDOW};
+use super::{Bench, REQUEST_SHAPE, Rounds, STREAM_SHAPE, STREAM_WINDOW};
 use crate::embedded::rings::Shape;
 use crate::plane::Ways;
 use anyhow::Result;
@@ -92,7 +92,7 @@ fn measure(bench: &Bench, shape: Shape, load: Load) -> Result<Vec<Row>> {
         load,
         waiting: Waiting::Sleep,
     };
-    let outcomes = bench.measure(&cases.iter().map(plan).collect::<Vec<_>>())?;
+    let outcomes = bench.measure(&cases.iter().map(plan).collect::<Vec<_>>(), Rounds::FEW)?;
     Ok(cases
         .iter()
         .zip(&outcomes)
