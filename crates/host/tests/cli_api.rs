@@ -226,7 +226,12 @@ fn status_on_one_screen() {
     let daemon = Daemon::start();
     let text = daemon.prints(&["status"]);
     assert!(text.starts_with("ringway 0.1.0, process 7, up 7m 1s; 1 of 2 ports running\n"), "{text}");
-    for part in ["SWITCH  PORTS  FDB ENTRIES\n", "worker-0  pool    3       4  0.0 s      11      0\n", "uplink", "eth1\n"] {
+    for part in [
+        "SWITCH  PORTS  FDB ENTRIES\n",
+        "worker-0  pool    3       4  0.0 s      11      0\n",
+        "uplink",
+        "eth1\n",
+    ] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
     let json: Status = serde_json::from_str(&daemon.prints(&["status", "--json"])).expect("JSON");
