@@ -49,9 +49,7 @@ pub(super) fn pop_and_complete(meter: &mut Meter, packed: bool) -> anyhow::Resul
         let (queue, mut popped) = (&mut sender.queue, Ok(0));
         meter.count(BURST, || {
             popped = queue.pop(&memory, &mut burst, BURST);
-            while let Some(chain) = burst.take() {
-                queue.complete(&burst, chain, 0);
-            }
+            queue.complete_rest(&mut burst);
             black_box(queue.flush());
         });
         ensure!(popped? == BURST, "not all was popped");

@@ -125,9 +125,7 @@ impl Forwarder {
         self.out.switch(port, stats, &frames, self.now, steering);
         self.frames = recycle_frames(frames);
 
-        while let Some(chain) = popped.take() {
-            queue.complete(&popped, chain, 0);
-        }
+        queue.complete_rest(&mut popped);
         self.popped = popped.recycle();
         let due = live.flush();
         add(&stats.calls, u64::from(due.is_some()));
