@@ -1,6 +1,8 @@
-//! Measures of single crates, each next to a peer in the same run: `bench NAME [--json] [CASE]`.
+//! Measures of single crates, each next to a peer in the same run: `bench NAME [--json] [CASE]`; and what
+//! `cargo xtask budget` counts: `bench budget [CASE]`.
 
 mod bridge;
+mod budget;
 mod report;
 mod virtqueue;
 
@@ -16,10 +18,20 @@ fn main() -> anyhow::Result<ExitCode> {
             bridge::measure(json)?;
             return Ok(ExitCode::SUCCESS);
         }
+        ["budget"] => {
+            budget::list();
+            return Ok(ExitCode::SUCCESS);
+        }
+        ["budget", case] => {
+            budget::run(case)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         ["virtqueue"] => virtqueue::measure("")?,
         ["virtqueue", part] => virtqueue::measure(part)?,
         _ => {
-            eprintln!("usage: bench virtqueue [--json] [PART OF A CASE'S NAME] | bench bridge [--json]");
+            eprintln!(
+                "usage: bench virtqueue [--json] [PART OF A CASE'S NAME] | bench bridge [--json] | bench budget [CASE]"
+            );
             return Ok(ExitCode::from(2));
         }
     };

@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask test`, `bench`, `check`, `setup`, `miri`, `fuzz`, `dist`.
+//! The project's own commands: `cargo xtask test`, `check`, `setup`, `bench`, `budget`, `miri`, `fuzz`, `dist`.
 //!
 //! Everything that a contributor or a continuous-integration machine runs goes through here, so that there is one
 //! way to do it. A command prints a line with the elapsed time before each step and ends with one line
 //! `N passed, N failed`.
 
 mod bench;
+mod budget;
 mod dist;
 mod law;
 mod setup;
@@ -27,7 +28,7 @@ struct Arguments {
 enum Task {
     /// Run the tests: the checks, the workspace's tests and the default groups; or one group
     Test {
-        /// One group by itself: check, unit, miri, fuzz or a group of real peers such as net
+        /// One group by itself: check, unit, budget, miri, fuzz or a group of real peers such as net
         group: Option<String>,
         /// Also run the groups that are slow or need a nightly compiler
         #[arg(long)]
@@ -47,6 +48,12 @@ enum Task {
         /// Arguments for the bench itself
         #[arg(last = true)]
         rest: Vec<String>,
+    },
+    /// Count the instructions that a frame takes and hold them against bench/budget.toml
+    Budget {
+        /// Make what is counted the budget
+        #[arg(long)]
+        renew: bool,
     },
     /// Make the Debian package, a tar of the same files and their checksums, under target/dist
     Dist(dist::Options),
@@ -71,6 +78,10 @@ fn main() -> ExitCode {
         Task::Check => tests::group(&mut steps, "check"),
         Task::Setup => setup::everything(&mut steps),
         Task::Bench { name, json, rest } => return bench::run(&name, json, &rest),
+        Task::Budget { renew } => {
+            budget::run(&mut steps, renew);
+            Ok(())
+        }
         Task::Dist(options) => dist::run(&mut steps, &options),
         Task::Miri => tests::group(&mut steps, "miri"),
         Task::Fuzz { target, seconds } => tests::fuzz(&mut steps, target.as_deref(), seconds),

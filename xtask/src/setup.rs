@@ -13,9 +13,13 @@ use std::process::{Command, Stdio};
 const PROGRAMS: &[(&str, &str)] =
     &[("debootstrap", "debootstrap"), ("unshare", "util-linux"), ("chroot", "coreutils"), ("ip", "iproute2")];
 
+/// What counts instructions (`cargo xtask budget`), and its Debian package.
+const VALGRIND: &[(&str, &str)] = &[("valgrind", "valgrind")];
+
 /// Everything: compiler components, Debian packages, the peers' root.
 pub(crate) fn everything(steps: &mut Steps) -> anyhow::Result<()> {
     components(steps);
+    valgrind(steps);
     peers(steps);
     Ok(())
 }
@@ -35,10 +39,15 @@ pub(crate) fn components(steps: &mut Steps) {
 
 /// The Debian packages and the peers' root. Says whether both are there.
 pub(crate) fn peers(steps: &mut Steps) -> bool {
-    if !steps.check("Debian packages on this machine", packages) {
+    if !steps.check("Debian packages on this machine", || packages(PROGRAMS)) {
         return false;
     }
     steps.run(PEERS, &mut peers_command())
+}
+
+/// Valgrind on this machine. Says whether it is there.
+pub(crate) fn valgrind(steps: &mut Steps) -> bool {
+    steps.check("Valgrind on this machine", || packages(VALGRIND))
 }
 
 const PEERS: &str = "peers: QEMU, DPDK, Open vSwitch and a kernel under target/sysroot (made once)";
@@ -51,7 +60,7 @@ fn peers_command() -> Command {
 
 /// As [`peers`], beside other steps: it mostly waits for the network. `None` if it could not begin.
 pub(crate) fn peers_in_background(steps: &mut Steps) -> Option<Background> {
-    let built = steps.check("Debian packages on this machine", packages)
+    let built = steps.check("Debian packages on this machine", || packages(PROGRAMS))
         && steps.run("build the tests' harness", cargo().args(["build", "--quiet", "--package", "vmtests"]));
     built.then(|| steps.begin(PEERS, &mut peers_command()))
 }
@@ -81,9 +90,9 @@ fn nightly() -> anyhow::Result<()> {
     must(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))
 }
 
-fn packages() -> anyhow::Result<()> {
+fn packages(programs: &[(&str, &'static str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! The test groups, and the set that `cargo xtask test` runs by default.
 
 use crate::steps::{Show, Steps};
-use crate::{cargo, cargo_nightly, law, root, setup, tidy};
+use crate::{budget, cargo, cargo_nightly, law, root, setup, tidy};
 use anyhow::{Context, bail};
 
 /// A group whose tests run the `ringway` binary against real peers: a test binary of that name in `vmtests/tests`.
@@ -29,6 +29,9 @@ pub(crate) fn default_set(steps: &mut Steps, all: bool) -> anyhow::Result<()> {
     check(steps);
     unit(steps);
     let built = build(steps);
+    if built {
+        budget::check(steps, false);
+    }
     if peers.is_some_and(|peers| steps.join(peers)) && built {
         for group in PEER_GROUPS.iter().filter(|group| group.default || all) {
             peer_group(steps, group);
@@ -46,12 +49,16 @@ pub(crate) fn group(steps: &mut Steps, name: &str) -> anyhow::Result<()> {
     match name {
         "check" => check(steps),
         "unit" => unit(steps),
+        "budget" => budget::run(steps, false),
         "miri" => miri(steps)?,
         "fuzz" => fuzz(steps, None, 60)?,
         _ => {
             let Some(group) = PEER_GROUPS.iter().find(|group| group.name == name) else {
                 let names: Vec<&str> = PEER_GROUPS.iter().map(|group| group.name).collect();
-                bail!("no test group {name:?}; there are check, unit, miri, fuzz, {}", names.join(", "));
+                bail!(
+                    "no test group {name:?}; there are check, unit, budget, miri, fuzz, {}",
+                    names.join(", ")
+                );
             };
             if setup::peers(steps) && build(steps) {
                 peer_group(steps, group);
@@ -84,12 +91,10 @@ fn unit(steps: &mut Steps) {
     steps.run_tests(what, Show::Failures, cargo().args(["test", "--workspace", "--no-fail-fast"]));
 }
 
-/// Builds the binary under test as the benches do.
+/// Builds the binary under test as the benches do, and the cases of the budget with it: both are made of the same parts then.
 pub(crate) fn build(steps: &mut Steps) -> bool {
-    steps.run(
-        "build ringway (profile fast)",
-        cargo().args(["build", "--quiet", "--profile", "fast", "--package", "ringway"]),
-    )
+    let arguments = ["build", "--quiet", "--profile", "fast", "--package", "ringway", "--package", "bench"];
+    steps.run("build ringway and bench (profile fast)", cargo().args(arguments))
 }
 
 fn peer_group(steps: &mut Steps, group: &PeerGroup) {

@@ -17,18 +17,13 @@ pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
     /// (docs/performance.md); other processors start it more slowly.
     const STRING_MOVE_FROM: usize = 768;
 
+    if len >= STRING_MOVE_FROM {
+        // SAFETY: the caller vouches for both ranges.
+        return unsafe { string_move(dst, src, len) };
+    }
     if len >= 16 {
-        if len >= STRING_MOVE_FROM {
-            // SAFETY: the caller vouches for both ranges; the direction flag is clear by the ABI.
-            unsafe {
-                asm!("rep movsb", inout("rcx") len => _, inout("rsi") src => _, inout("rdi") dst => _,
-                     options(nostack, preserves_flags));
-            }
-            return;
-        }
         // SAFETY: `len` is at least 16.
-        unsafe { copy_moves(dst, src, len) };
-        return;
+        return unsafe { copy_moves(dst, src, len) };
     }
     // SAFETY: two moves of the largest power of two not above `len`, at the start and ending at the end.
     unsafe {
@@ -52,6 +47,21 @@ pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
+/// A copy by the processor's string move. Out of line, so that counts of instructions can leave it out: each of its bytes
+/// would be one.
+///
+/// # Safety
+/// As for [`copy_shared`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(never)]
+unsafe fn string_move(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: the caller vouches for both ranges; the direction flag is clear by the ABI.
+    unsafe {
+        std::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") src => _, inout("rdi") dst => _,
+             options(nostack, preserves_flags));
+    }
+}
+
 /// A copy of at least 16 bytes by 16-byte moves: the front and the back, which may overlap in the middle (both
 /// then write the same source bytes), and for more than 128 bytes a loop before the back.
 ///
@@ -63,7 +73,7 @@ unsafe fn copy_moves(dst: *mut u8, src: *const u8, len: usize) {
     use std::arch::asm;
 
     // SAFETY: each case touches `[0, k)` and `[len - k, len)` with `k <= len`; the loop's blocks of 64 begin
-    // before `len - 64`.
+    // before `len - 64`, and the last 64 bytes are there where `len` is above 64.
     unsafe {
         if len <= 32 {
             asm!("movdqu {a}, xmmword ptr [{s}]", "movdqu {b}, xmmword ptr [{s} + {n} - 16]",
@@ -72,7 +82,12 @@ unsafe fn copy_moves(dst: *mut u8, src: *const u8, len: usize) {
                  options(nostack, preserves_flags));
             return;
         }
-        if len > 128 {
+        if len <= 64 {
+            return copy_ends(dst, src, len);
+        }
+        if len <= 128 {
+            copy_ends(dst, src, 64);
+        } else {
             let last = len - 64;
             asm!("2:",
                  "movdqu {a}, xmmword ptr [{s} + {i}]", "movdqu {b}, xmmword ptr [{s} + {i} + 16]",
@@ -83,12 +98,9 @@ unsafe fn copy_moves(dst: *mut u8, src: *const u8, len: usize) {
                  a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
                  i = inout(reg) 0usize => _, last = in(reg) last, s = in(reg) src, d = in(reg) dst,
                  options(nostack));
-        } else if len > 64 {
-            copy_ends(dst, src, 64);
         }
-        // The rest lies inside the last 64 bytes, or in the last `len` when there are fewer.
-        let back = len.min(64);
-        copy_ends(dst.add(len - back), src.add(len - back), back);
+        // The rest lies inside the last 64 bytes.
+        copy_ends(dst.add(len - 64), src.add(len - 64), 64);
     }
 }
 

@@ -28,6 +28,7 @@ mod memory;
 pub mod sigbus;
 mod slice;
 mod table;
+pub mod tally;
 pub mod vectored;
 
 pub use addr::{FrontendAddr, GuestAddr, Iova};

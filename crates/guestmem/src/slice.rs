@@ -1,6 +1,7 @@
 //! A borrowed run of shared bytes, and lists of them.
 
 use crate::copy::{copy_in, copy_shared, fill_shared};
+use crate::tally;
 use std::marker::PhantomData;
 
 /// A run of bytes that another party may change at any time; bounds fixed, mapping kept alive by `'m`.
@@ -75,6 +76,7 @@ impl<'m> MemSlice<'m> {
     #[inline]
     pub fn read(&self, out: &mut [u8]) -> usize {
         let len = self.len.min(out.len());
+        tally::note(len, 0);
         // SAFETY: `len` bytes are inside both; `out` is exclusively ours, so they cannot overlap.
         unsafe { copy_shared(out.as_mut_ptr(), self.start, len) };
         len
@@ -84,6 +86,7 @@ impl<'m> MemSlice<'m> {
     #[inline]
     pub fn write(&self, data: &[u8]) -> usize {
         let len = self.len.min(data.len());
+        tally::note(0, len);
         // SAFETY: `len` bytes are inside.
         unsafe { copy_in(self.start, &data[..len]) };
         len
@@ -94,6 +97,7 @@ impl<'m> MemSlice<'m> {
     #[inline]
     pub fn copy_to(&self, target: MemSlice<'_>) -> usize {
         let len = self.len.min(target.len);
+        tally::note(len, len);
         // SAFETY: `len` bytes are inside both. An overlap (one guest naming the same page twice) only mixes
         // bytes: the copy is assembly or atomics, for which overlap is not undefined.
         unsafe { copy_shared(target.start, self.start, len) };

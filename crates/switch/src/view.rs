@@ -36,7 +36,7 @@ use arc_swap::Guard;
 
 use crate::bridge::Bridge;
 use crate::fdb::Station;
-use crate::frame::{Head, Tagging};
+use crate::frame::{ETHERNET_HEADER_SIZE, Head, Tagging, is_vlan_tag};
 use crate::groups::{Arrival, GroupTable, Membership, Observed, Trust};
 use crate::multicast::{self, Message};
 use crate::neighbour::{self, ANSWER_MAX};
@@ -129,6 +129,32 @@ impl<'v, const PLAIN: bool> Ingress<'v, PLAIN> {
     }
 }
 
+/// The first 14 bytes of a frame, as two words that share two bytes: frames that agree in them have the same addresses, and the
+/// same tag if that is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Start([u64; 2]);
+
+impl Start {
+    /// What no frame starts with: the shared bytes differ.
+    const NONE: Self = Self([0, u64::MAX]);
+    /// Of what is no frame.
+    const SHORT: Self = Self([1, u64::MAX]);
+
+    #[inline(always)]
+    fn of(head: &Head<'_>) -> Self {
+        let Some(bytes) = head.bytes.first_chunk::<ETHERNET_HEADER_SIZE>() else { return Self::SHORT };
+        match (bytes.first_chunk(), bytes.last_chunk()) {
+            (Some(first), Some(last)) => Self([u64::from_le_bytes(*first), u64::from_le_bytes(*last)]),
+            _ => Self::SHORT,
+        }
+    }
+
+    #[inline]
+    fn ethertype(self) -> u16 {
+        ((self.0[1] >> 48) as u16).swap_bytes()
+    }
+}
+
 /// What rules 1 to 5 found of a frame that they let pass.
 #[derive(Clone, Copy)]
 pub(crate) struct Admitted {
@@ -190,7 +216,13 @@ impl<'b> View<'b> {
         let (mut last_tag, mut last_type) = (None, 0);
         let mut admitted = Admitted { vlan: None, is_known_here: false, is_link_local: false };
         let mut decision = Decision::drop(DropReason::InvalidSource);
+        let mut usual = Start::NONE;
         for (head, out) in frames.iter().zip(out) {
+            let start = Start::of(head);
+            if start == usual {
+                *out = decision;
+                continue;
+            }
             let ethernet = &head.ethernet;
             let (src, dst) = (ethernet.src.to_u64(), ethernet.dst.to_u64());
             let is_run = src == last_src
@@ -214,6 +246,11 @@ impl<'b> View<'b> {
                 // A flood is charged each time.
                 last_dst = if matches!(decision.verdict, Verdict::Unicast(_)) { dst } else { NONE };
             }
+            let is_again = last_dst == dst
+                && last_src == src
+                && !is_vlan_tag(start.ethertype())
+                && start != Start::SHORT;
+            usual = if is_again { start } else { Start::NONE };
             *out = decision;
         }
     }

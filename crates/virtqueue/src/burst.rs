@@ -86,7 +86,7 @@ impl Chain {
 pub struct Burst<'m> {
     pub(crate) chains: Vec<Chain>,
     /// Chains before this one are taken.
-    taken: usize,
+    pub(crate) taken: usize,
     pub(crate) segments: Vec<MemSlice<'m>>,
 }
 
@@ -129,6 +129,13 @@ impl<'m> Burst<'m> {
     #[inline]
     pub fn writable(&self, chain: &Chain) -> &[MemSlice<'m>] {
         self.segments.get(chain.writable_range()).unwrap_or(&[])
+    }
+
+    /// The bytes for the device to write of the oldest chain not taken yet, and what it may write; nothing where there is no
+    /// chain.
+    #[inline]
+    pub fn next_writable(&self) -> (u32, &[MemSlice<'m>]) {
+        self.chains.get(self.taken).map_or((0, &[]), |chain| (chain.writable_len, self.writable(chain)))
     }
 
     /// Takes the oldest chain.

@@ -115,17 +115,58 @@ impl DeviceQueue {
     /// While logging, the pages of the first `written` bytes for writing (as found in `burst`) are marked dirty.
     #[inline]
     pub fn complete(&mut self, burst: &Burst<'_>, chain: Chain, written: u32) {
+        self.complete_chain(burst, &chain, written);
+    }
+
+    /// Takes the oldest chain out of `burst` and gives it back, as [`Self::complete`]. Does nothing where there is none.
+    #[inline]
+    pub fn complete_next(&mut self, burst: &mut Burst<'_>, written: u32) {
+        if let Some(chain) = burst.chains.get(burst.taken) {
+            self.complete_chain(burst, chain, written);
+            burst.taken += 1;
+        }
+    }
+
+    /// Takes all chains out of `burst` and gives them back with nothing written. With IN_ORDER the driver of a split ring whose
+    /// device never writes is told of all of them by one entry.
+    pub fn complete_rest(&mut self, burst: &mut Burst<'_>) {
+        if self.special && !self.all_pass(burst.chains()) {
+            while !burst.is_empty() {
+                self.complete_next(burst, 0);
+            }
+            return;
+        }
+        let unwritten = |chain: &Chain| Used { id: chain.id, slots: chain.slots, written: 0 };
+        match (&mut self.ring, burst.chains()) {
+            (Ring::Split(ring), [.., last]) if ring.batches() => {
+                ring.put_used_batch(unwritten(last), burst.len() as u16);
+            }
+            (Ring::Split(ring), chains) => chains.iter().for_each(|chain| ring.put_used(unwritten(chain))),
+            (Ring::Packed(ring), chains) => chains.iter().for_each(|chain| ring.put_used(unwritten(chain))),
+        }
+        burst.taken = burst.chains.len();
+    }
+
+    #[inline(always)]
+    fn complete_chain(&mut self, burst: &Burst<'_>, chain: &Chain, written: u32) {
         let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
-        if self.special && !self.passes(&chain) {
-            return self.complete_special(burst, &chain, used);
+        if self.special && !self.passes(chain) {
+            return self.complete_special(burst, chain, used);
         }
         self.put_used(used);
     }
 
     /// Whether a chain's entry can be written at once although there is an order to keep.
-    #[inline]
+    #[inline(always)]
     fn passes(&mut self, chain: &Chain) -> bool {
         self.log.is_none() && self.order.as_mut().is_some_and(|order| order.passes(chain.sequence))
+    }
+
+    /// As [`Self::passes`], for all of `chains`.
+    fn all_pass(&mut self, chains: &[Chain]) -> bool {
+        let (Some(first), Some(last)) = (chains.first(), chains.last()) else { return true };
+        let order = self.order.as_mut().filter(|_| self.log.is_none());
+        order.is_some_and(|order| order.passes_all(first.sequence, last.sequence, chains.len()))
     }
 
     #[inline(always)]

@@ -27,9 +27,21 @@ impl InOrder {
     /// Whether the chain with number `sequence` is completed just in time: then its entry is to be written at once.
     #[inline(always)]
     pub(crate) fn passes(&mut self, sequence: u16) -> bool {
-        let passes = self.count == 0 && sequence == self.next;
-        self.next = self.next.wrapping_add(u16::from(passes));
-        passes
+        if self.count != 0 || sequence != self.next {
+            return false;
+        }
+        self.next = self.next.wrapping_add(1);
+        true
+    }
+
+    /// As [`Self::passes`], for `count` chains at once, of which the first and the last are given.
+    pub(crate) fn passes_all(&mut self, first: u16, last: u16, count: usize) -> bool {
+        let are_in_line = usize::from(last.wrapping_sub(first)) + 1 == count;
+        if self.count != 0 || first != self.next || !are_in_line {
+            return false;
+        }
+        self.next = self.next.wrapping_add(count as u16);
+        true
     }
 
     /// Notes that the chain with number `sequence` is completed.
@@ -73,5 +85,9 @@ mod tests {
         let taken: Vec<u16> = std::iter::from_fn(|| order.take()).map(|used| used.id).collect();
         assert_eq!(taken, [13, 14]);
         assert!(order.passes(5));
+        assert!(!order.passes_all(7, 8, 2) && !order.passes_all(6, 8, 2));
+        assert!(order.passes_all(6, 8, 3) && order.passes(9));
+        order.insert(11, used(19));
+        assert!(!order.passes_all(10, 11, 2), "one of them is completed already");
     }
 }

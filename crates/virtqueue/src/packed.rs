@@ -129,12 +129,13 @@ impl PackedRing {
         burst: &mut Burst<'m>,
         max: usize,
     ) -> (usize, Option<DriverFault>) {
+        let max = max.min(SEGMENTS_PER_POP);
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
         // In registers for the loop, written back once.
         let mut next = self.next;
         let mut popped = 0;
         let mut fault = None;
-        while popped < max && burst.segments.len() < segments_max {
+        while popped < max {
             let Some(head) = self.available(next.position) else { break };
             let single = next.in_flight < self.size
                 && walk::single(memory, &mut self.hints, burst, &head, head.link, next.sequence);
@@ -153,6 +154,9 @@ impl PackedRing {
             next.in_flight += slots;
             next.sequence = next.sequence.wrapping_add(1);
             popped += 1;
+            if !single && burst.segments.len() >= segments_max {
+                break;
+            }
         }
         self.next = next;
         (popped, fault)

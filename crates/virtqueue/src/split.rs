@@ -30,6 +30,7 @@ pub(crate) struct SplitRing {
     size: u16,
     indirect: bool,
     event_idx: bool,
+    in_order: bool,
     big: bool,
     /// Next entry of the available ring, free-running.
     next_avail: u16,
@@ -63,6 +64,7 @@ impl SplitRing {
             size: setup.size.get(),
             indirect: setup.features.indirect,
             event_idx: setup.features.event_idx,
+            in_order: setup.features.in_order,
             big,
             next_avail: state.avail,
             seen_avail: state.avail,
@@ -104,7 +106,7 @@ impl SplitRing {
         max: usize,
     ) -> (usize, Option<DriverFault>) {
         let count = match self.available(max) {
-            Ok(available) => available.min(max),
+            Ok(available) => available.min(max).min(SEGMENTS_PER_POP),
             Err(fault) => return (0, Some(fault)),
         };
         burst.reserve(count);
@@ -112,7 +114,7 @@ impl SplitRing {
         let (first, mask) = (self.next_avail, self.size - 1);
         let mut fault = None;
         let mut popped = 0;
-        while popped < count && burst.segments.len() < segments_max {
+        while popped < count {
             let sequence = first.wrapping_add(popped as u16);
             let entry = self.avail_entries.load_u16(usize::from(sequence & mask), 0, Ordering::Relaxed);
             let head = host_u16(entry, BIG);
@@ -121,13 +123,17 @@ impl SplitRing {
                 break;
             }
             let descriptor = Descriptor::from_split(descriptor::load(&self.desc, head), BIG);
-            if !walk::single(memory, &mut self.hints, burst, &descriptor, head, sequence) {
+            let single = walk::single(memory, &mut self.hints, burst, &descriptor, head, sequence);
+            if !single {
                 fault = self.walk::<BIG>(memory, burst, head, descriptor, sequence).err();
                 if fault.is_some() {
                     break;
                 }
             }
             popped += 1;
+            if !single && burst.segments.len() >= segments_max {
+                break;
+            }
         }
         self.next_avail = first.wrapping_add(popped as u16);
         self.prefetch::<BIG>(popped);
@@ -142,7 +148,8 @@ impl SplitRing {
         /// Entries of the used ring in a cache line.
         const USED_A_LINE: usize = 64 / USED_ENTRY_SIZE;
         let mask = usize::from(self.size - 1);
-        for step in (0..count + USED_A_LINE).step_by(USED_A_LINE) {
+        let lines = if self.batches() { 1 } else { count + USED_A_LINE };
+        for step in (0..lines).step_by(USED_A_LINE) {
             self.used_entries.prefetch(usize::from(self.next_used).wrapping_add(step) & mask, true);
         }
         let known = usize::from(self.seen_avail.wrapping_sub(self.next_avail));
@@ -210,6 +217,18 @@ impl SplitRing {
         self.used_entries.store_u32(slot, 0, id, Ordering::Relaxed);
         self.used_entries.store_u32(slot, 4, written, Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Whether one entry can stand for a batch of completions: the driver knows by IN_ORDER which they are, and takes those before
+    /// the last one as used completely, which is true where nothing is written (virtio 1.3 §2.7.9).
+    pub(crate) fn batches(&self) -> bool {
+        self.in_order && self.hints.readable_only
+    }
+
+    /// Writes one entry for `count` chains that follow one another, the last one's.
+    pub(crate) fn put_used_batch(&mut self, last: Used, count: u16) {
+        self.put_used(last);
+        self.next_used = self.next_used.wrapping_add(count - 1);
     }
 
     fn used_offset(&self, index: u16) -> usize {

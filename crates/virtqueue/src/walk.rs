@@ -54,18 +54,21 @@ pub(crate) fn single<'m>(
     let Some(run) = memory.run(descriptor.addr, len, &mut hints.buffer).filter(|run| run.len() == len) else {
         return false;
     };
-    let writable = u32::from(descriptor.is(WRITE) && !hints.readable_only);
-    run.prefetch(writable != 0);
-    let readable = 1 - writable;
+    let is_writable = descriptor.is(WRITE) && !hints.readable_only;
+    run.prefetch(is_writable);
+    let (one, len) = (1, descriptor.len);
+    let ((readable, readable_len), (writable, writable_len)) =
+        if is_writable { ((0, 0), (one, len)) } else { ((one, len), (0, 0)) };
+    let first = burst.segments.len() as u32;
     burst.chains.push(Chain {
         id,
         slots: 1,
         sequence,
-        first: burst.segments.len() as u32,
+        first,
         readable,
         writable,
-        readable_len: descriptor.len * readable,
-        writable_len: descriptor.len * writable,
+        readable_len,
+        writable_len,
     });
     burst.segments.push(run);
     true

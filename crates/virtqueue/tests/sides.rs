@@ -88,6 +88,57 @@ fn every_combination_of_features_carries_chains_round_the_ring() {
     }
 }
 
+/// A device that never writes gives its chains back together, whether or not others are still held.
+#[test]
+fn bursts_are_given_back_together() {
+    let rounds = if cfg!(miri) { 12 } else { 2000 };
+    for features in all_features() {
+        let mut random = Random::new(5);
+        let mut rig = Rig::new(QueueSize::try_from(16).unwrap(), features, 1);
+        let memory = rig.memory.clone();
+        let mut device = DeviceQueue::new(&memory, &rig.setup, RingState::default()).unwrap().readable_only();
+        let mut burst = Burst::new();
+        // Where the buffers of each token are, the tokens that came back, and the chains still held.
+        let (mut buffers, mut received, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            for _ in 0..random.below(9) {
+                let readable = 1 + random.below(3);
+                buffers.extend(rig.add(readable, 0, &mut random).map(|(_, (_, answer))| answer.0));
+            }
+            rig.driver.publish();
+            device.pop(&memory, &mut burst, 1 + random.below(9)).unwrap();
+            // One that is given back later keeps the others from being told of at once.
+            if random.below(4) == 0 {
+                held.extend(burst.take());
+            }
+            device.complete_rest(&mut burst);
+            assert!(burst.is_empty());
+            if random.below(2) == 0 {
+                held.drain(..).for_each(|chain| device.complete(&burst, chain, 0));
+            }
+            device.flush();
+            while let Some((token, written)) = rig.driver.pop_used().unwrap() {
+                assert_eq!(written, 0);
+                rig.free(buffers[token as usize]);
+                received.push(token);
+            }
+            burst = burst.recycle();
+        }
+        let count = received.len();
+        assert!(count > rounds && count + 16 >= buffers.len(), "{features:?}");
+        if features.in_order {
+            assert!(received.iter().copied().eq(0..count as u64), "{features:?}");
+        }
+        received.sort_unstable();
+        received.dedup();
+        assert_eq!(received.len(), count, "each comes back once, {features:?}");
+        if !features.packed {
+            let state = RingState::resume_split(&memory, &rig.setup).unwrap();
+            assert_eq!(state.used, device.state().used, "{features:?}");
+        }
+    }
+}
+
 /// The same operations on both forms have the same results, in the same order.
 #[test]
 #[cfg(not(miri))]

@@ -111,8 +111,12 @@ impl HeaderFormat {
             | word(header.csum_start) << 48;
         let high = word(header.csum_offset) | word(header.num_buffers) << 16;
         let mut bytes = [0; HEADER_LEN_MAX];
-        bytes[..8].copy_from_slice(&low.to_le_bytes());
-        bytes[8..].copy_from_slice(&(high as u32).to_le_bytes());
+        if let Some(front) = bytes.first_chunk_mut() {
+            *front = low.to_le_bytes();
+        }
+        if let Some(back) = bytes.last_chunk_mut() {
+            *back = (high as u32).to_le_bytes();
+        }
         bytes
     }
 }

@@ -11,7 +11,7 @@
 use super::features::{Acknowledged, Features};
 use super::frame::Frame;
 use super::header::{FLAG_DATA_VALID, HEADER_LEN_MAX, HeaderFormat};
-use super::offload::Accepts;
+use super::offload::{Accepts, Offload};
 use super::software::Software;
 use guestmem::{GuestMemory, MemSlice, copy_segments, write_segments};
 use std::ops::ControlFlow;
@@ -33,15 +33,19 @@ pub struct ReceiveRules {
     pub mergeable: bool,
     /// The offloads it takes now; `CTRL_GUEST_OFFLOADS` changes them.
     pub accepts: Accepts,
+    /// The header of a frame without offloads that fills one buffer.
+    plain: [u8; HEADER_LEN_MAX],
 }
 
 impl ReceiveRules {
     /// The rules that follow from the features; `endian` is the byte order of a legacy driver.
     pub fn new(acknowledged: Acknowledged, endian: Endian) -> Self {
+        let format = HeaderFormat::new(acknowledged, endian);
         Self {
-            format: HeaderFormat::new(acknowledged, endian),
+            format,
             mergeable: acknowledged.has(Features::MRG_RXBUF),
             accepts: acknowledged.receive_accepts(),
+            plain: format.emit(&Offload::None.header()),
         }
     }
 
@@ -112,8 +116,7 @@ pub fn deliver_burst<'m>(
     let mut filler = Filler { queue, memory, burst, rules };
     let mut delivered = Delivered::default();
     for (index, frame) in frames.iter().enumerate() {
-        filler.prefetch_next();
-        if rules.accepts.takes(&frame.offload()) {
+        if rules.accepts.takes(&frame.offload) {
             let placed = filler.place(frame);
             delivered.count(&placed, frame);
             if matches!(placed, Placed::NoBuffers) {
@@ -179,17 +182,13 @@ impl Filler<'_, '_> {
         if self.burst.is_empty() && self.pop(1) == 0 {
             return Placed::NoBuffers;
         }
-        let header_len = self.rules.format.len();
-        let total = header_len as u32 + frame.len();
-        let room = self.burst.chains().first().map_or(0, |chain| chain.writable_len());
+        let total = self.rules.format.len() as u32 + frame.len();
+        let (room, target) = self.burst.next_writable();
         if room < total {
             return self.merge(frame, total, room);
         }
-        if let Some(chain) = self.burst.take() {
-            let header = self.rules.header(frame, 1);
-            write_whole(&header[..header_len], frame, self.burst.writable(&chain));
-            self.queue.complete(self.burst, chain, total);
-        }
+        write_whole(self.rules, frame, target);
+        self.queue.complete_next(self.burst, total);
         Placed::Delivered
     }
 
@@ -246,30 +245,29 @@ impl Filler<'_, '_> {
     fn pop(&mut self, max: usize) -> usize {
         self.queue.pop(self.memory, self.burst, max).unwrap_or(0)
     }
-
-    /// Brings the buffer after the next one closer while the next one is being written.
-    #[inline]
-    fn prefetch_next(&self) {
-        if let Some(first) = self.burst.chains().get(1).and_then(|chain| self.burst.writable(chain).first()) {
-            first.prefetch(true);
-        }
-    }
 }
 
-/// Writes header (10 or 12 bytes) and frame to the beginning of `target`, which has room for both.
+/// Writes header and frame to the beginning of `target`, which has room for both.
 #[inline]
-fn write_whole(header: &[u8], frame: &Frame<'_>, target: &[MemSlice<'_>]) {
-    let front = header.len() + frame.head.len();
+fn write_whole(rules: &ReceiveRules, frame: &Frame<'_>, target: &[MemSlice<'_>]) {
+    let header_len = rules.format.len();
+    let front = header_len + frame.head.len();
     match target.first() {
         Some(first) if first.len() >= front => {
-            let (low, high) = header.split_at(8);
-            first.write(low);
-            first.split_at(8).1.write(high);
-            first.split_at(header.len()).1.write(frame.head);
+            if frame.offload == Offload::None {
+                first.write(&rules.plain[..header_len]);
+            } else {
+                // Made just now, so in the words that it was made in.
+                let header = rules.header(frame, 1);
+                let (low, high) = header.split_at(8);
+                first.write(low);
+                first.split_at(8).1.write(&high[..header_len - 8]);
+            }
+            first.split_at(header_len).1.write(frame.head);
         }
         _ => {
-            write_segments(target, 0, header);
-            write_segments(target, header.len(), frame.head);
+            write_segments(target, 0, &rules.header(frame, 1)[..header_len]);
+            write_segments(target, header_len, frame.head);
         }
     }
     let rest = frame.len as usize - frame.head.len();

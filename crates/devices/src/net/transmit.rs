@@ -2,7 +2,7 @@
 
 use super::features::Acknowledged;
 use super::frame::{FRAME_LEN_MAX, FRAME_LEN_MIN, Frame};
-use super::header::{GSO_NONE, HEADER_LEN_MAX, HeaderFormat, NetHeader};
+use super::header::{GSO_NONE, HeaderFormat};
 use super::offload::{Accepts, HeaderFault, Offload, validate};
 use guestmem::{MemSlice, read_segments};
 use virtqueue::{Burst, Chain, Endian};
@@ -31,7 +31,7 @@ impl TransmitRules {
 
 /// Opens the frame in `chain`. The caller completes the chain in any case, with zero bytes written: after the
 /// frame was delivered, or at once when this fails.
-#[inline]
+#[inline(always)]
 pub fn open<'a>(
     rules: &TransmitRules,
     burst: &'a Burst<'_>,
@@ -42,7 +42,7 @@ pub fn open<'a>(
 }
 
 /// Opens the frame in a list of `len` bytes: virtio header, then frame, split over segments in any way.
-#[inline]
+#[inline(always)]
 pub fn open_segments<'a>(
     rules: &TransmitRules,
     segments: &'a [MemSlice<'a>],
@@ -51,45 +51,44 @@ pub fn open_segments<'a>(
 ) -> Result<Frame<'a>, HeaderFault> {
     let header_len = rules.format.len();
     let frame_len = len.saturating_sub(header_len as u32);
-    if frame_len < FRAME_LEN_MIN {
-        return Err(HeaderFault::Runt);
+    if !(FRAME_LEN_MIN..=FRAME_LEN_MAX).contains(&frame_len) {
+        return Err(if frame_len < FRAME_LEN_MIN { HeaderFault::Runt } else { HeaderFault::Oversize });
     }
-    if frame_len > FRAME_LEN_MAX {
-        return Err(HeaderFault::Oversize);
-    }
-    let mut copied = read_segments(segments, 0, &mut head[..HEAD_COPY.min(len as usize)]);
-    // What goes to a group may be a report of many groups, which a switch reads to its end.
-    if head[header_len] & 1 != 0 {
-        let end = head.len().min(len as usize);
-        copied += read_segments(segments, copied, &mut head[copied.min(end)..end]);
-    }
-    let mut bytes = [0; HEADER_LEN_MAX];
-    bytes.copy_from_slice(&head[..HEADER_LEN_MAX]);
-    let header = rules.format.parse(&bytes);
-    if header.flags != 0 || header.gso_type != GSO_NONE {
-        return open_offload(rules, segments, len, head, &header);
+    let wanted = &mut head[..HEAD_COPY.min(len as usize)];
+    let copied = match segments.first() {
+        // The usual sender has header and head in one piece.
+        Some(first) if first.len() >= wanted.len() => first.read(wanted),
+        _ => read_segments(segments, 0, wanted),
+    };
+    // Flags and kind of segmentation are the first two bytes in either byte order; what goes to a group has the first bit set.
+    if (head[0] | head[1]) != 0 || head[header_len] & 1 != 0 {
+        return open_unusual(rules, segments, len, head, copied);
     }
     let head = head.get(header_len..copied).ok_or(HeaderFault::Runt)?;
     Ok(Frame { head, rest: segments, skip: copied as u32, len: frame_len, offload: Offload::None })
 }
 
-/// The rest of [`open_segments`] for a frame that something is asked for: all headers are needed.
-fn open_offload<'a>(
+/// The rest of [`open_segments`] for a frame that something is asked for, of which all headers are needed, and for one to a group,
+/// which may be a report of many groups that a switch reads to its end. `copied` bytes are in `head`.
+#[inline(never)]
+fn open_unusual<'a>(
     rules: &TransmitRules,
     segments: &'a [MemSlice<'a>],
     len: u32,
     head: &'a mut HeadBuffer,
-    header: &NetHeader,
+    copied: usize,
 ) -> Result<Frame<'a>, HeaderFault> {
     let header_len = rules.format.len();
     let frame_len = len - header_len as u32;
     let end = head.len().min(len as usize);
-    let mut copied = HEAD_COPY.min(end);
-    if end > copied {
-        copied += read_segments(segments, copied, &mut head[copied..end]);
-    }
+    let copied = copied + read_segments(segments, copied, &mut head[copied.min(end)..end]);
+    let Some((bytes, _)) = head.split_first_chunk() else { return Err(HeaderFault::Runt) };
+    let header = rules.format.parse(bytes);
     let head = head.get(header_len..copied).ok_or(HeaderFault::Runt)?;
-    let offload = validate(header, head, frame_len, rules.accepts)?;
+    let offload = match (header.flags, header.gso_type) {
+        (0, GSO_NONE) => Offload::None,
+        _ => validate(&header, head, frame_len, rules.accepts)?,
+    };
     Ok(Frame { head, rest: segments, skip: copied as u32, len: frame_len, offload })
 }
 

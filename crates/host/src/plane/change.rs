@@ -4,14 +4,13 @@
 //! attachment changed is replaced. Everything new is built before anything old goes, but for interfaces that can be
 //! open only once. If a step fails, what was done is undone, and the old configuration stays.
 
-use super::addresses::{self, Addresses};
+use super::addresses;
 use super::group::Group;
 use super::link::LinkPort;
 use super::listen::Endpoint;
 use super::monitor::Monitor;
 use super::notify::Wake;
 use super::port::{Attachment, Followed, GuestPort, OwnWorker, Port, SwitchPlane};
-use super::seat::Seat;
 use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
@@ -19,15 +18,13 @@ use crate::config::diff::{Difference, PortChange, SwitchChange};
 use crate::config::resolved::{Attach, Config, ControlConfig, PortConfig, SocketRole, SwitchConfig};
 use crate::inherited;
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use devices::net::features::{GUEST_OFFLOADS, IMPLEMENTED};
 use devices::net::{Features, Offered};
-use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-use switch::{Bridge, BridgeConfig, PortId};
+use switch::{BridgeConfig, PortId};
 
 /// How long the number of a port that is gone is not given to another one.
 const QUARANTINE: Duration = Duration::from_secs(1);
@@ -240,13 +237,7 @@ impl Plane {
         bridge.max_entries = config.entries_max as u32;
         bridge.tagging = config.tagging;
         bridge.snooping = config.snooping;
-        Arc::new(SwitchPlane {
-            name: config.name.clone(),
-            bridge: Bridge::new(bridge),
-            ports: ArcSwap::default(),
-            operator_entries: Mutex::default(),
-            retired: Mutex::new(VecDeque::new()),
-        })
+        Arc::new(SwitchPlane::new(&config.name, bridge))
     }
 
     /// Opens what a port needs. It is not on its switch yet. `going` lends its sockets.
@@ -309,25 +300,8 @@ impl Plane {
         };
         let group = self.group(config.workers.as_deref())?;
         let id = switch.free_id(promised).context("more than 65536 ports on one switch")?;
-        let seats = (0..attachment.source_count()).map(|_| Seat::default()).collect();
-        Ok(Arc::new(Port {
-            id,
-            name: config.name.clone(),
-            config: ArcSwap::from_pointee(config.clone()),
-            switch: Arc::clone(switch),
-            attachment,
-            capture: self.captures.point(&config.name, &description(&config.attach)),
-            addresses: Mutex::new(Addresses::default()),
-            uplink: Mutex::default(),
-            endpoint,
-            stopping: Arc::new(Stopping::new()?),
-            threads: Mutex::default(),
-            monitor: Mutex::default(),
-            shut_told: AtomicBool::new(false),
-            seats,
-            group: Mutex::new(group),
-            worker: Mutex::default(),
-        }))
+        let capture = self.captures.point(&config.name, &description(&config.attach));
+        Ok(Arc::new(Port::new(id, config, switch, attachment, capture, endpoint, group)?))
     }
 
     /// Puts a port on its switch and starts serving it.

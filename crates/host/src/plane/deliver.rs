@@ -98,11 +98,11 @@ impl Deliverer {
         let view = port.switch.bridge.view();
         view.decide_burst(port.id, &heads, now, &mut decisions);
         let tagging = port.switch.bridge.config().tagging;
-        let burst =
-            Decided { frames, heads: &heads, decisions: &decisions, view: &view, tagging, sender: stats };
+        let decisions = &decisions[..heads.len()];
+        let burst = Decided { frames, heads: &heads, decisions, view: &view, tagging, sender: stats };
 
         let (mut single, mut flooded): (Set, Set) = (0, 0);
-        for (index, decision) in decisions[..heads.len()].iter().enumerate() {
+        for (index, decision) in decisions.iter().enumerate() {
             match decision.verdict {
                 Verdict::Unicast(_) => single |= 1 << index,
                 Verdict::Flood => flooded |= 1 << index,
@@ -121,7 +121,7 @@ impl Deliverer {
             let reaches = reaches(port.id, &burst, flooded, now);
             for target in ports.iter().flatten() {
                 let takes = reaches.iter().filter(|(_, reach)| reach.takes(target.id));
-                let group = takes.fold(bound_for(target.id, single, &decisions), |set, (i, _)| set | 1 << i);
+                let group = takes.fold(bound_for(target.id, single, decisions), |set, (i, _)| set | 1 << i);
                 single &= !group;
                 self.deliver(&burst, target, group);
             }
@@ -130,7 +130,7 @@ impl Deliverer {
             let Verdict::Unicast(out_port) = decisions[single.trailing_zeros() as usize].verdict else {
                 break;
             };
-            let group = bound_for(out_port, single, &decisions);
+            let group = bound_for(out_port, single, decisions);
             single &= !group;
             match ports.get(out_port.as_usize()) {
                 Some(Some(target)) => self.deliver(&burst, target, group),
@@ -430,9 +430,8 @@ fn reaches<'b>(
 
 /// Those of `set` that go to `out_port` alone.
 fn bound_for(out_port: PortId, set: Set, decisions: &[Decision]) -> Set {
-    members(set)
-        .filter(|&i| decisions[i].verdict == Verdict::Unicast(out_port))
-        .fold(0, |group, i| group | 1 << i)
+    let is_bound = |decision: &Decision| Set::from(decision.verdict == Verdict::Unicast(out_port));
+    decisions.iter().enumerate().fold(0, |group, (i, decision)| group | is_bound(decision) << i) & set
 }
 
 /// How the tag of a frame changes on its way out of a port.

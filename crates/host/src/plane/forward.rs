@@ -10,7 +10,7 @@ use super::deliver::{BURST, Deliverer, recycle_frames};
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, Source, call};
 use super::stats::{QueueStats, add};
-use devices::net::{Frame, HeadBuffer, HeaderFault, Offload, transmit};
+use devices::net::{Frame, HeadBuffer, HeaderFault, Offload, TransmitRules, transmit};
 use guestmem::{MemSlice, sigbus};
 use std::time::Instant;
 use switch::{DropReason, Now};
@@ -125,9 +125,7 @@ impl Forwarder {
         self.out.switch(port, stats, &frames, self.now, steering);
         self.frames = recycle_frames(frames);
 
-        while let Some(chain) = popped.take() {
-            queue.complete(&popped, chain, 0);
-        }
+        queue.complete_rest(&mut popped);
         self.popped = popped.recycle();
         let due = live.flush();
         add(&stats.calls, u64::from(due.is_some()));
@@ -140,26 +138,39 @@ impl Forwarder {
     fn forward_from_link(&mut self, port: &Port, link: &LinkPort, index: u16, frames_max: usize) -> usize {
         let queue = &link.queues[usize::from(index)];
         let _one_reader = queue.reading.lock();
-        if self.link_frames.is_empty() {
-            self.link_frames.resize_with(BURST, || vec![0; LINK_FRAME_MAX].into());
+        let mut buffers = std::mem::take(&mut self.link_frames);
+        if buffers.is_empty() {
+            buffers.resize_with(BURST, || vec![0; LINK_FRAME_MAX].into());
         }
         let mut bodies: [MemSlice<'_>; BURST] = [MemSlice::empty(); BURST];
         let mut count = 0;
-        for (buffer, body) in self.link_frames.iter_mut().zip(&mut bodies).take(frames_max) {
+        for (buffer, body) in buffers.iter_mut().zip(&mut bodies).take(frames_max) {
             let Some(len) = queue.read(buffer) else { break };
             *body = MemSlice::from_mut(&mut buffer[..len]);
             count += 1;
         }
+        self.forward_bodies(port, &link.rules, &queue.from_kernel, &bodies[..count]);
+        self.link_frames = buffers;
+        count
+    }
+
+    /// A burst of frames in private memory, each behind a virtio header.
+    pub(super) fn forward_bodies(
+        &mut self,
+        port: &Port,
+        rules: &TransmitRules,
+        stats: &QueueStats,
+        bodies: &[MemSlice<'_>],
+    ) {
         let mut frames = recycle_frames(std::mem::take(&mut self.frames));
-        for (body, head) in bodies[..count].iter().zip(self.heads.iter_mut()) {
-            match transmit::open_segments(&link.rules, std::slice::from_ref(body), body.len() as u32, head) {
+        for (body, head) in bodies.iter().zip(self.heads.iter_mut()) {
+            match transmit::open_segments(rules, std::slice::from_ref(body), body.len() as u32, head) {
                 Ok(frame) => frames.push(frame),
-                Err(fault) => queue.from_kernel.dropped(drop_reason(fault), 1),
+                Err(fault) => stats.dropped(drop_reason(fault), 1),
             }
         }
-        self.out.switch(port, &queue.from_kernel, &frames, self.now, None);
+        self.out.switch(port, stats, &frames, self.now, None);
         self.frames = recycle_frames(frames);
-        count
     }
 
     /// Sends one private frame into the switch as if `port` had sent it; for announcements.

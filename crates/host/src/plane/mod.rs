@@ -21,6 +21,8 @@ mod monitor;
 mod notify;
 mod polling;
 mod port;
+#[doc(hidden)]
+pub mod rig;
 mod seat;
 mod session;
 mod share;

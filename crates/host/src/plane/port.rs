@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
-use switch::{Bridge, DropReason, PortId};
+use switch::{Bridge, BridgeConfig, DropReason, PortId};
 use virtqueue::{DeviceQueue, Endian};
 
 /// A switch and the ports on it.
@@ -43,6 +43,19 @@ pub(super) struct SwitchPlane {
     pub(super) operator_entries: Mutex<BTreeMap<EntryKey, PortId>>,
     /// Numbers of ports that are gone, and when they went: a verdict of that moment may still name one.
     pub(super) retired: Mutex<VecDeque<(Instant, PortId)>>,
+}
+
+impl SwitchPlane {
+    /// A switch without ports.
+    pub(super) fn new(name: &str, bridge: BridgeConfig) -> Self {
+        Self {
+            name: name.into(),
+            bridge: Bridge::new(bridge),
+            ports: ArcSwap::default(),
+            operator_entries: Mutex::default(),
+            retired: Mutex::default(),
+        }
+    }
 }
 
 /// One attachment point.
@@ -121,6 +134,37 @@ impl Attachment {
 }
 
 impl Port {
+    /// A port that is not on its switch yet.
+    pub(super) fn new(
+        id: PortId,
+        config: &PortConfig,
+        switch: &Arc<SwitchPlane>,
+        attachment: Attachment,
+        capture: Arc<CapturePoint>,
+        endpoint: Option<Arc<Endpoint>>,
+        group: Arc<Group>,
+    ) -> io::Result<Self> {
+        let seats = (0..attachment.source_count()).map(|_| Seat::default()).collect();
+        Ok(Self {
+            id,
+            name: config.name.clone(),
+            config: ArcSwap::from_pointee(config.clone()),
+            switch: Arc::clone(switch),
+            attachment,
+            capture,
+            addresses: Mutex::default(),
+            uplink: Mutex::default(),
+            endpoint,
+            stopping: Arc::new(Stopping::new()?),
+            threads: Mutex::default(),
+            monitor: Mutex::default(),
+            shut_told: AtomicBool::new(false),
+            seats,
+            group: Mutex::new(group),
+            worker: Mutex::default(),
+        })
+    }
+
     /// Every queue's counters, transmit (from the port into the switch) first.
     pub(super) fn stats(&self) -> (Vec<&QueueStats>, Vec<&QueueStats>) {
         match &self.attachment {
