@@ -1,11 +1,11 @@
 //! The forwarding of a plane without its threads and sockets: rings that lie in this process, served by who calls. For counts of
 //! what a frame's way takes (`cargo xtask budget`), which a clock or a second thread would blur.
 
-use super::Origin;
 use super::deliver::BURST;
 use super::forward::Forwarder;
 use super::group::Group;
 use super::port::{Attachment, GuestPort, Live, Port, Rules, Source, SwitchPlane};
+use super::{Origin, Ways};
 use crate::capture::Captures;
 use crate::config;
 use anyhow::Context;
@@ -64,7 +64,7 @@ impl Rig {
         }
         let ports = sources.iter().map(|source| Some(Arc::clone(&source.port))).collect();
         switch.ports.store(Arc::new(ports));
-        let origin = Origin { started: Instant::now(), seed: SEED };
+        let origin = Origin { ways: Ways::ALL, started: Instant::now(), seed: SEED };
         Ok(Self { forwarder: Forwarder::for_worker(origin), sources })
     }
 
