@@ -112,7 +112,7 @@ fn miri(steps: &mut Steps) -> anyhow::Result<()> {
     let flags = "-Zmiri-disable-isolation -Zmiri-permissive-provenance -Zmiri-disable-weak-memory-emulation";
     command.env("MIRIFLAGS", flags);
     command.args(["miri", "test", "--package", "guestmem", "--package", "virtqueue", "--lib"]);
-    command.args(["--test", "faults", "--test", "legacy", "--test", "fuzzed"]);
+    command.args(["--test", "faults", "--test", "legacy", "--test", "fuzzed", "--test", "detached"]);
     steps.run_tests("miri: guestmem and virtqueue", Show::Failures, &mut command);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The device's side of a virtqueue, whatever its form.
 
 use crate::burst::{Burst, Chain};
+use crate::detached::{Detached, ForeignChain, Identity};
 use crate::fault::DriverFault;
 use crate::in_order::{InOrder, Used};
 use crate::packed::PackedRing;
@@ -29,6 +30,9 @@ pub struct DeviceQueue {
     special: bool,
     setup: QueueSetup,
     memory: Arc<GuestMemory>,
+    identity: Identity,
+    /// Chains detached and not completed.
+    detached: u16,
 }
 
 impl DeviceQueue {
@@ -52,6 +56,8 @@ impl DeviceQueue {
             special: setup.log.is_some() || setup.features.in_order,
             setup: setup.clone(),
             memory: Arc::clone(memory),
+            identity: Identity::new(),
+            detached: 0,
         };
         if setup.features.in_order {
             queue.order = Some(InOrder::new(setup.size.get(), queue.sequence()));
@@ -169,6 +175,72 @@ impl DeviceQueue {
         order.is_some_and(|order| order.passes_all(first.sequence, last.sequence, chains.len()))
     }
 
+    /// Takes `chain` out of its burst, to be completed later with [`Self::complete_detached`]: its buffers are still read by
+    /// someone who does not hold a slice of them. Nothing will be written.
+    pub fn detach(&mut self, chain: Chain) -> Detached {
+        self.detached += 1;
+        Detached { id: chain.id, slots: chain.slots, sequence: chain.sequence, queue: self.identity }
+    }
+
+    /// Gives a detached chain back to the driver with nothing written, in whatever order (with IN_ORDER, or while
+    /// [`Self::keep_order`] holds, not before all older ones). The driver sees it after [`Self::flush`].
+    ///
+    /// # Errors
+    /// The chain is of another queue, one that this one took the place of among them. Nothing happens then.
+    pub fn complete_detached(&mut self, chain: Detached) -> Result<(), ForeignChain> {
+        if chain.queue != self.identity {
+            return Err(ForeignChain);
+        }
+        self.detached -= 1;
+        let used = Used { id: chain.id, slots: chain.slots, written: 0 };
+        match &mut self.order {
+            Some(order) => {
+                order.insert(chain.sequence, used);
+                self.put_ordered();
+            }
+            None => self.put_used(used),
+        }
+        Ok(())
+    }
+
+    /// Chains detached and not completed.
+    pub fn detached(&self) -> u16 {
+        self.detached
+    }
+
+    /// From now on completions are written in the order of popping, although the driver did not ask for it: a device that
+    /// takes over a ring after a kill finds its place only then ([`RingState::resume_packed`]). Does nothing while chains
+    /// are in flight.
+    pub fn keep_order(&mut self) {
+        let is_idle = match &self.ring {
+            Ring::Split(ring) => ring.is_idle(),
+            Ring::Packed(ring) => ring.is_idle(),
+        };
+        if self.order.is_none() && is_idle {
+            self.order = Some(InOrder::new(self.size.get(), self.sequence()));
+            self.special = true;
+        }
+    }
+
+    /// Ends [`Self::keep_order`]: what waits for its turn is written now, and nothing waits any more. With IN_ORDER negotiated
+    /// it does nothing.
+    pub fn release_order(&mut self) {
+        if self.setup.features.in_order {
+            return;
+        }
+        if let Some(mut order) = self.order.take() {
+            while let Some(used) = order.take_any() {
+                self.put_used(used);
+            }
+        }
+        self.special = self.log.is_some();
+    }
+
+    /// The sequence number of the chain that completions wait for; `None` when none waits.
+    pub fn waits_for(&self) -> Option<u16> {
+        self.order.as_ref().and_then(InOrder::waits_for)
+    }
+
     #[inline(always)]
     fn put_used(&mut self, used: Used) {
         match &mut self.ring {
@@ -182,6 +254,11 @@ impl DeviceQueue {
         self.log_buffers(burst, chain, used.written);
         let Some(order) = &mut self.order else { return self.put_used(used) };
         order.insert(chain.sequence, used);
+        self.put_ordered();
+    }
+
+    /// Writes the entries whose turn it is.
+    fn put_ordered(&mut self) {
         while let Some(used) = self.order.as_mut().and_then(InOrder::take) {
             self.put_used(used);
         }

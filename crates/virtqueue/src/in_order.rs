@@ -59,6 +59,24 @@ impl InOrder {
         Some(used)
     }
 
+    /// The next entry that is completed, whether it is its turn or not; ends the order.
+    pub(crate) fn take_any(&mut self) -> Option<Used> {
+        while self.count != 0 {
+            let used = self.waiting[self.place(self.next)].take();
+            self.next = self.next.wrapping_add(1);
+            if used.is_some() {
+                self.count -= 1;
+                return used;
+            }
+        }
+        None
+    }
+
+    /// The chain that the completed ones wait for.
+    pub(crate) fn waits_for(&self) -> Option<u16> {
+        (self.count != 0).then_some(self.next)
+    }
+
     fn place(&self, sequence: u16) -> usize {
         usize::from(sequence) & (self.waiting.len() - 1)
     }
@@ -89,5 +107,20 @@ mod tests {
         assert!(order.passes_all(6, 8, 3) && order.passes(9));
         order.insert(11, used(19));
         assert!(!order.passes_all(10, 11, 2), "one of them is completed already");
+    }
+
+    #[test]
+    fn an_order_can_be_ended() {
+        let mut order = InOrder::new(8, 65534);
+        let used = |id| Used { id, slots: 1, written: 0 };
+        assert_eq!(order.waits_for(), None);
+        order.insert(1, used(3));
+        order.insert(65535, used(1));
+        assert_eq!(order.waits_for(), Some(65534));
+        assert_eq!(
+            (order.take_any(), order.take_any(), order.take_any()),
+            (Some(used(1)), Some(used(3)), None)
+        );
+        assert_eq!(order.waits_for(), None);
     }
 }

@@ -21,6 +21,7 @@
 
 mod burst;
 mod descriptor;
+mod detached;
 mod device;
 mod driver;
 mod event;
@@ -35,6 +36,7 @@ mod split_driver;
 mod walk;
 
 pub use burst::{Burst, Chain};
+pub use detached::{Detached, ForeignChain};
 pub use device::DeviceQueue;
 pub use driver::{DriverQueue, IndirectArea, QueueFull};
 pub use fault::{DeviceFault, DriverFault};

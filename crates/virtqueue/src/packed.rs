@@ -122,6 +122,11 @@ impl PackedRing {
         self.next.sequence
     }
 
+    /// Whether every chain popped is completed.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.next.in_flight == 0
+    }
+
     #[inline(never)]
     pub(crate) fn pop<'m>(
         &mut self,

@@ -84,6 +84,11 @@ impl SplitRing {
         self.next_avail
     }
 
+    /// Whether every chain popped is completed.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.next_avail == self.next_used
+    }
+
     #[inline]
     pub(crate) fn pop<'m>(
         &mut self,
