@@ -11,6 +11,7 @@
 //!   into another guest's `MemSlice`, never turned into a `&[u8]`: the bytes may change while one looks.
 //! * [`MemArea`]: an owned run with atomic access, for the words of a ring; [`MemTable`]: its entries, with the
 //!   checks made once.
+//! * `Window`: a guest's memory and bytes of our own in one run of addresses, for a kernel that wants one.
 //!
 //! **Soundness while the other side writes.** Single words go through atomics. Bulk copies go through
 //! [`copy`](mod@copy): inline assembly (x86-64) or relaxed atomics (elsewhere and under Miri), so the
@@ -30,6 +31,8 @@ mod slice;
 mod table;
 pub mod tally;
 pub mod vectored;
+#[cfg(not(miri))]
+mod window;
 
 pub use addr::{FrontendAddr, GuestAddr, Iova};
 pub use area::MemArea;
@@ -38,3 +41,5 @@ pub use mapping::{ACCEPTED_FILE_SYSTEMS, MapError, Mapping};
 pub use memory::{GuestMemory, MemoryFault, REGIONS_MAX, Region, RegionHint};
 pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};
 pub use table::MemTable;
+#[cfg(not(miri))]
+pub use window::Window;

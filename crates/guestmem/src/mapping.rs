@@ -163,6 +163,12 @@ impl Mapping {
         self.len() == 0
     }
 
+    /// All that is mapped, in whole pages.
+    #[cfg(not(miri))]
+    pub(crate) fn whole(&self) -> (*mut u8, usize) {
+        (self.start, self.len)
+    }
+
     /// The first byte asked for.
     pub(crate) fn start(&self) -> *mut u8 {
         // SAFETY: `skip` is less than the mapped length.

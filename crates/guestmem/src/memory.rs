@@ -84,6 +84,11 @@ impl Region {
         self.len
     }
 
+    #[cfg(not(miri))]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     /// Never true: empty regions are refused.
     pub fn is_empty(&self) -> bool {
         self.len == 0

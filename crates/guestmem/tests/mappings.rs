@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use guestmem::{
-    FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region, copy_segments,
-    sigbus, vectored,
+    FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region, Window,
+    copy_segments, sigbus, vectored,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::sync::Arc;
@@ -222,4 +222,63 @@ fn huge_pages_at_an_offset_that_is_no_multiple_of_them() {
     whole.slice(GuestAddr(5 * MIB + 0x3000 - 3), 3).unwrap().read(&mut bytes[..3]);
     assert_eq!(&bytes[..3], b"end");
     assert!(matches!(Mapping::file(&file, 4 * MIB, 2 * MIB + 1), Err(MapError::FileTooSmall { .. })));
+}
+
+/// What stands in a window `offset` bytes from its beginning, as someone sees it who is told addresses.
+fn seen(window: &Window, offset: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    // SAFETY: the range lies in the window, and nobody writes meanwhile.
+    unsafe {
+        std::ptr::copy_nonoverlapping(window.own().as_ptr().add(offset), bytes.as_mut_ptr(), len);
+    }
+    bytes
+}
+
+#[test]
+fn a_window_shows_the_guests_pages_behind_our_own() {
+    let (low, high) = (memfd(MIB), memfd(4 * MIB));
+    let memory = vec![region(&high, 0x4000_0000, 0x1010, MIB), region(&low, 0, 0, MIB)];
+    let memory = Arc::new(GuestMemory::new(memory).unwrap());
+    let window = Window::new(&memory, 5000).unwrap();
+    assert_eq!(window.own_len(), 8192);
+    assert_eq!(seen(&window, 0, 8192), [0; 8192]);
+    for (guest, in_page, text) in [(0x4000_0123, 0x133, b"high"), (0, 0, b"low0"), (0xf_fffc, 0xffc, b"last")]
+    {
+        let slice = memory.slice(GuestAddr(guest), 4).unwrap();
+        slice.write(text);
+        let offset = window.offset_of(&slice).unwrap();
+        assert!(offset >= window.own_len() && offset + 4 <= window.len());
+        assert_eq!(offset % 4096, in_page);
+        assert_eq!(seen(&window, offset, 4), text);
+        slice.write(b"new!");
+        assert_eq!(seen(&window, offset, 4), b"new!", "the same page");
+    }
+    let stranger = GuestMemory::anonymous(GuestAddr(0), 4096).unwrap();
+    assert_eq!(window.offset_of(&stranger.slice(GuestAddr(0), 4).unwrap()), None);
+    assert_eq!(window.offset_of(&MemSlice::empty()), None);
+    drop(window);
+    assert_eq!(memory.slice(GuestAddr(0), 4).unwrap().len(), 4);
+    memory.slice(GuestAddr(0), 4).unwrap().write(b"here");
+}
+
+#[test]
+fn private_memory_has_no_second_place() {
+    let memory = Arc::new(GuestMemory::anonymous(GuestAddr(0), MIB as usize).unwrap());
+    let error = Window::new(&memory, 4096).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::INVAL.raw_os_error()));
+}
+
+#[test]
+fn a_file_that_shrinks_is_no_matter_to_its_window() {
+    let file = memfd(MIB);
+    let memory = Arc::new(GuestMemory::new(vec![region(&file, 0, 0, MIB)]).unwrap());
+    let window = Window::new(&memory, 4096).unwrap();
+    ftruncate(&file, 0).unwrap();
+    let slice = memory.slice(GuestAddr(0x8000), 4).unwrap();
+    let mut bytes = [1; 4];
+    slice.read(&mut bytes);
+    assert!(memory.is_dead() && bytes == [0; 4]);
+    assert!(window.offset_of(&slice).is_some());
+    // A mapping that died is private: it has no window any more.
+    assert!(Window::new(&memory, 4096).is_err());
 }
