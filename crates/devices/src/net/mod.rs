@@ -17,6 +17,7 @@ pub mod config;
 pub mod control;
 pub mod features;
 mod frame;
+mod head;
 pub mod header;
 pub mod offload;
 pub mod packet;
