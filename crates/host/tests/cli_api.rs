@@ -279,6 +279,9 @@ fn a_port_is_shown_with_all_that_is_known_of_it() {
     let uplink = daemon.prints(&["port", "show", "uplink"]);
     let line = "uplink        promiscuous because port vm3 learns; unicast 52:54:00:00:00:01; all groups; 7 operations";
     assert!(uplink.lines().any(|found| found == line), "{uplink}");
+    let line = "zero copy     12 frames, 15.00 kB from 1024 bytes on; 2 pending; 1 abandoned; copied: 3 group 4 short; \
+                web/0 on queue 1, the kernel copies; db/0 not: eth1 has 2 transmit queues";
+    assert!(uplink.lines().any(|found| found == line), "{uplink}");
     let json: PortView =
         serde_json::from_str(&daemon.prints(&["port", "show", "web", "--json"])).expect("JSON");
     assert_eq!(json, web());

@@ -74,6 +74,14 @@ fn port(number: usize) -> PortView {
             operations: 12,
             ..UplinkView::default()
         }),
+        zero_copy: (number == 3).then(|| ZeroCopyView {
+            frames: 11,
+            bytes: 1300,
+            pending: 2,
+            abandoned: 1,
+            copied: BTreeMap::from([("short".into(), 5)]),
+            ..ZeroCopyView::default()
+        }),
     }
 }
 
@@ -268,6 +276,13 @@ fn faults_shuts_and_uplinks_are_told() {
     let programmed = [("port", "vm3"), ("switch", "lan"), ("kind", "unicast")];
     assert_eq!(at("ringway_uplink_filter_addresses", &programmed), 1.0);
     assert_eq!(samples.keys().filter(|(name, _)| name == "ringway_uplink_promiscuous").count(), 1);
+    for (name, value) in
+        [("frames_total", 11.0), ("bytes_total", 1300.0), ("pending", 2.0), ("abandoned_total", 1.0)]
+    {
+        assert_eq!(at(&format!("ringway_zero_copy_{name}"), &of("vm3")), value);
+    }
+    let short = [("port", "vm3"), ("switch", "lan"), ("reason", "short")];
+    assert_eq!(at("ringway_zero_copy_fallbacks_total", &short), 5.0);
 }
 
 #[test]

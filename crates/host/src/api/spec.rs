@@ -252,6 +252,12 @@ pub struct AfXdpSpec {
     /// `auto`, `generic` or `native`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// `auto`, `always` or `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_copy: Option<String>,
+    /// Shortest frame that is sent without a copy, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_copy_min: Option<u32>,
 }
 
 /// Frames a second; 0: no limit.

@@ -142,6 +142,9 @@ pub struct PortView {
     pub receive_filter: Option<ReceiveFilterView>,
     /// Filter of the host's interface, for uplinks.
     pub uplink: Option<UplinkView>,
+    /// What goes to the interface straight from guests' memory, for an uplink with `zero-copy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_copy: Option<ZeroCopyView>,
 }
 
 /// What a port may do; the words of the configuration.
@@ -245,6 +248,44 @@ pub struct UplinkView {
     pub all_multicast: bool,
     /// Requests made to the kernel since the start.
     pub operations: u64,
+}
+
+/// What an uplink sends straight from guests' memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ZeroCopyView {
+    /// Frames from this length on are sent so, in bytes.
+    pub min: u32,
+    /// Frames of which Ringway copied nothing but the head.
+    pub frames: u64,
+    /// The bytes of these frames that were not copied.
+    pub bytes: u64,
+    /// Of these frames, how many the kernel has not sent yet.
+    pub pending: u32,
+    /// Frames that the kernel had not sent when their guest's queue stopped.
+    pub abandoned: u64,
+    /// Frames that were copied all the same, by reason: `short`, `group` (several receivers), `segmentation`, `pending` (as
+    /// many are pending as may be), `scattered`, `room`.
+    pub copied: BTreeMap<String, u64>,
+    /// Guests' queues that have a way without a copy.
+    pub lanes: Vec<LaneView>,
+    /// Guests' queues (`PORT/PAIR`) that have none, and why.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// The way of one guest's queue to an uplink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LaneView {
+    /// Queue of the interface.
+    pub queue: u32,
+    /// The guest's port.
+    pub port: String,
+    /// Number of its queue pair.
+    pub pair: u16,
+    /// What the kernel does: `zero-copy`, its driver sends from the guest's memory; `fragments`, so does virtio-net's by way of
+    /// the kernel's own buffers; `copy`, it copies once.
+    pub kernel: String,
+    /// Frames that it has not sent yet.
+    pub pending: u32,
 }
 
 /// Feature bits by name, such as `VIRTIO_NET_F_MRG_RXBUF`.

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use super::show::{place, state};
 use super::table::{bytes, lines, table};
-use crate::api::view::{CountersView, PortView, ReceiveFilterView, SettingsView, TrafficView, UplinkView};
+use crate::api::view::{
+    CountersView, PortView, ReceiveFilterView, SettingsView, TrafficView, UplinkView, ZeroCopyView,
+};
 
 /// The port's facts, then its queues as a table.
 pub(crate) fn port_sheet(port: &PortView) -> String {
@@ -34,6 +36,7 @@ pub(crate) fn port_sheet(port: &PortView) -> String {
         ("known", join(known)),
         ("filter", port.receive_filter.as_ref().map(receive_filter).unwrap_or_default()),
         ("uplink", port.uplink.as_ref().map(uplink).unwrap_or_default()),
+        ("zero copy", port.zero_copy.as_ref().map(zero_copy).unwrap_or_default()),
         ("offered", port.features.offered.join(" ")),
         ("acknowledged", port.features.acknowledged.join(" ")),
     ];
@@ -108,6 +111,21 @@ fn uplink(uplink: &UplinkView) -> String {
     parts.extend(list("groups", &uplink.multicast));
     parts.extend(uplink.all_multicast.then(|| "all groups".to_owned()));
     parts.push(format!("{} operations", uplink.operations));
+    parts.join("; ")
+}
+
+/// What goes to an interface straight from guests' memory, what does not and why, as one line.
+fn zero_copy(view: &ZeroCopyView) -> String {
+    let mut parts = vec![format!("{} frames, {} from {} bytes on", view.frames, bytes(view.bytes), view.min)];
+    parts.push(format!("{} pending", view.pending));
+    parts.extend((view.abandoned != 0).then(|| format!("{} abandoned", view.abandoned)));
+    let copied = view.copied.iter().map(|(why, count)| format!("{count} {why}"));
+    parts.extend(list("copied:", &copied.collect::<Vec<_>>()));
+    parts.extend(view.lanes.iter().map(|lane| {
+        let kernel = if lane.kernel == "copy" { "copies" } else { "does not copy" };
+        format!("{}/{} on queue {}, the kernel {kernel}", lane.port, lane.pair, lane.queue)
+    }));
+    parts.extend(view.refused.iter().map(|(queue, why)| format!("{queue} not: {why}")));
     parts.join("; ")
 }
 

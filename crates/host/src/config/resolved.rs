@@ -233,8 +233,24 @@ pub enum Attach {
         queues: u16,
         /// Where frames are taken.
         mode: XdpMode,
+        /// Which frames of guests are sent from the guest's own pages; `None`: none.
+        zero_copy: Option<ZeroCopy>,
     },
 }
+
+/// Which frames are sent from their guest's own pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZeroCopy {
+    /// The shortest one, in bytes, without its virtio header.
+    pub min: u32,
+    /// Also where the kernel is known to copy them (`"always"`).
+    pub always: bool,
+}
+
+/// What `zero-copy-min` may be, in bytes: at least the part of a frame that is copied in any case.
+pub const ZERO_COPY_MIN: std::ops::RangeInclusive<usize> = 256..=65_536;
+/// Where it pays, as measured: docs/adr/0017.
+pub const ZERO_COPY_MIN_DEFAULT: u32 = 1024;
 
 /// Where an XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -223,6 +223,33 @@ impl Page<'_, '_> {
         self.counters(
             ("uplink_filter_operations", None, "Requests to the kernel that changed the interface's filter"),
             uplinks().map(|(port, uplink)| (place(port), uplink.operations)),
+        )?;
+        self.zero_copy(ports)
+    }
+
+    fn zero_copy(&mut self, ports: &[PortView]) -> fmt::Result {
+        let views = || ports.iter().filter_map(|port| Some((port, port.zero_copy.as_ref()?)));
+        self.counters(
+            ("zero_copy_frames", None, "Frames sent from guests' memory, without a copy of ours"),
+            views().map(|(port, view)| (place(port), view.frames)),
+        )?;
+        self.counters(
+            ("zero_copy", Some(&Unit::Bytes), "Bytes of these frames that were not copied"),
+            views().map(|(port, view)| (place(port), view.bytes)),
+        )?;
+        self.gauges(
+            ("zero_copy_pending", None, "Of these frames, those that the kernel has not sent yet"),
+            views().map(|(port, view)| (place(port), u64::from(view.pending))),
+        )?;
+        self.counters(
+            ("zero_copy_abandoned", None, "Frames that the kernel had not sent when their queue stopped"),
+            views().map(|(port, view)| (place(port), view.abandoned)),
+        )?;
+        self.counters(
+            ("zero_copy_fallbacks", None, "Frames that were copied all the same, by reason"),
+            views().flat_map(|(port, view)| {
+                view.copied.iter().map(move |(why, count)| (with(port, [("reason", why.as_str())]), *count))
+            }),
         )
     }
 

@@ -171,6 +171,7 @@ impl Plane {
         }
         self.sort_ports(old);
         self.uplinks.changed();
+        self.switches.load().iter().for_each(|switch| switch.wake_sessions());
     }
 
     /// Gives ports that stay their new settings, which are in their `config` already. Ports may exchange addresses: then the
@@ -196,6 +197,7 @@ impl Plane {
         self.config.store(Arc::new(Config { control, workers, worker_groups, ..new.clone() }));
         self.remove_groups(new);
         self.uplinks.changed();
+        self.switches.load().iter().for_each(|switch| switch.wake_sessions());
     }
 
     /// Makes the groups of workers that are new.
@@ -398,6 +400,10 @@ impl Plane {
         switch.operator_entries.lock().retain(|_, holder| *holder != port.id);
         let ports = self.ports.load().iter().filter(|other| !Arc::ptr_eq(other, port)).cloned().collect();
         self.ports.store(Arc::new(ports));
+        if matches!(port.attachment, Attachment::Link(_)) {
+            // Guests' queues that have lanes to it give up queues of the interface.
+            switch.wake_sessions();
+        }
         port.stopping.set();
         end_monitor(port.monitor.lock().take());
         port.sources().for_each(|source| {

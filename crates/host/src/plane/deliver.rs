@@ -6,7 +6,8 @@
 use super::Origin;
 use super::backlog::FRAMES_MAX;
 use super::calls::Calls;
-use super::link::LinkPort;
+use super::lanes::Lent;
+use super::link::{Lane, LinkPort};
 use super::port::{Attachment, GuestPort, Live, Port, ReceiveQueue, call};
 use super::stats::{QueueStats, add};
 use crate::capture::Direction;
@@ -27,7 +28,7 @@ use virtqueue::Burst;
 pub(super) const BURST: usize = 32;
 
 /// Frames of a burst, as a set: bit i stands for frame i.
-type Set = u32;
+pub(super) type Set = u32;
 
 /// What one thread needs to deliver: memory that is used again for every burst.
 pub(super) struct Deliverer {
@@ -40,8 +41,14 @@ pub(super) struct Deliverer {
     /// Frames as they leave where the tag is another than the sender's, and their heads.
     retagged: Vec<Frame<'static>>,
     retagged_heads: Vec<HeadBuffer>,
-    software: Software,
+    pub(super) software: Software,
     pub(super) calls: Calls,
+    /// Ways to uplinks that bear frames without a copy, of the queue that is served; lent by it for a burst.
+    pub(super) lanes: Vec<Lane>,
+    /// Frames of the burst that have one receiver.
+    pub(super) single: Set,
+    /// Frames of the burst that the kernel reads on, lowest first when [`Self::switch`] returns.
+    pub(super) lent: ArrayVec<Lent, BURST>,
 }
 
 /// A burst and what was decided for it.
@@ -68,6 +75,9 @@ impl Deliverer {
             retagged: Vec::with_capacity(BURST),
             retagged_heads: Vec::new(),
             software: Software::new(),
+            lanes: Vec::new(),
+            single: 0,
+            lent: ArrayVec::new(),
             calls,
         }
     }
@@ -110,6 +120,7 @@ impl Deliverer {
                 Verdict::Drop(reason) => stats.dropped(reason, 1),
             }
         }
+        self.single = single;
         if port.capture.is_on() {
             port.capture_burst(frames, Direction::Ingress, |index| match decisions[index].verdict {
                 Verdict::Drop(reason) => Some(reason),
@@ -119,6 +130,9 @@ impl Deliverer {
         let ports = port.switch.ports.load();
         if flooded != 0 {
             let reaches = reaches(port.id, &burst, flooded, now);
+            if !self.lanes.is_empty() {
+                self.single |= taken_once(&reaches, ports.iter().flatten().map(|target| target.id));
+            }
             for target in ports.iter().flatten() {
                 let takes = reaches.iter().filter(|(_, reach)| reach.takes(target.id));
                 let group = takes.fold(bound_for(target.id, single, decisions), |set, (i, _)| set | 1 << i);
@@ -138,6 +152,7 @@ impl Deliverer {
             }
         }
         drop(view);
+        self.lent.sort_unstable_by_key(|lent| lent.frame);
         self.heads = recycle_heads(heads);
     }
 
@@ -386,6 +401,11 @@ impl Deliverer {
 
     /// Hands frames to an interface of the host.
     fn deliver_to_link(&mut self, port: &Port, link: &LinkPort, frames: &[Frame<'_>], group: Set) {
+        if let Some(lanes) = link.lanes()
+            && let Some(lane) = self.lanes.iter().position(|lane| lane.is_of(lanes))
+        {
+            return self.deliver_to_lane(port, link, lane, frames, group);
+        }
         let count = link.queues.len();
         let mut queues = [0u16; BURST];
         if count > 1 {
@@ -426,6 +446,17 @@ fn reaches<'b>(
 ) -> ArrayVec<(usize, Reach<'b>), BURST> {
     let reach = |i| (i, burst.view.reach(in_port, &burst.heads[i], &burst.decisions[i], now));
     members(flooded).map(reach).collect()
+}
+
+/// Those flooded frames that one port alone takes.
+fn taken_once(reaches: &[(usize, Reach<'_>)], ports: impl Iterator<Item = PortId>) -> Set {
+    let (mut once, mut again) = (0, 0);
+    for port in ports {
+        let takes = reaches.iter().filter(|(_, reach)| reach.takes(port)).fold(0, |set, (i, _)| set | 1 << i);
+        again |= once & takes;
+        once |= takes;
+    }
+    once & !again
 }
 
 /// Those of `set` that go to `out_port` alone.
@@ -513,7 +544,7 @@ fn count_delivered(stats: &QueueStats, delivered: &Delivered) {
 
 /// The members of a set, lowest first.
 #[inline]
-fn members(set: Set) -> impl Iterator<Item = usize> {
+pub(super) fn members(set: Set) -> impl Iterator<Item = usize> {
     let mut rest = set;
     std::iter::from_fn(move || {
         let index = rest.trailing_zeros();

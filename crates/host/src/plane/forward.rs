@@ -6,7 +6,7 @@
 
 use super::Origin;
 use super::calls::Calls;
-use super::deliver::{BURST, Deliverer, recycle_frames};
+use super::deliver::{BURST, Deliverer, Set, recycle_frames};
 use super::link::LinkPort;
 use super::port::{Attachment, GuestPort, Live, Port, Source, call};
 use super::stats::{QueueStats, add};
@@ -58,6 +58,11 @@ impl Forwarder {
         self.now = now;
     }
 
+    /// What time it was when the round began.
+    pub(super) fn time(&self) -> Now {
+        self.now
+    }
+
     /// A worker's round begins at `moment`: what was put off until now is done.
     #[inline]
     pub(super) fn begin_round(&mut self, now: Now, moment: Instant) {
@@ -96,7 +101,8 @@ impl Forwarder {
         let stats = &transmit_queue.stats;
         let mut guard = transmit_queue.live.lock();
         let Some(live) = guard.as_mut().filter(|live| live.queue.fault().is_none()) else { return 0 };
-        let Live { queue, memory, rules, enabled, .. } = live;
+        let settled = live.settle(self.now);
+        let Live { queue, memory, rules, enabled, lanes, .. } = live;
 
         let mut popped = std::mem::take(&mut self.popped).recycle();
         let count = queue.pop(memory, &mut popped, frames_max).unwrap_or(0);
@@ -107,6 +113,10 @@ impl Forwarder {
         }
         if count == 0 {
             self.popped = popped.recycle();
+            let due = if settled { live.flush() } else { None };
+            add(&stats.calls, u64::from(due.is_some()));
+            drop(guard);
+            call(due);
             return 0;
         }
         queue.disable_notify();
@@ -115,18 +125,40 @@ impl Forwarder {
         // A disabled transmit queue is emptied and its frames thrown away (vhost-user, "ring states").
         let opened = if *enabled { popped.chains() } else { &[] };
         stats.dropped(DropReason::SenderDisabled, (count - opened.len()) as u64);
-        for (chain, head) in opened.iter().zip(self.heads.iter_mut()) {
+        // Chains that bear no frame.
+        let mut broken: Set = 0;
+        for (index, (chain, head)) in opened.iter().zip(self.heads.iter_mut()).enumerate() {
             match transmit::open(&rules.transmit, &popped, chain, head) {
                 Ok(frame) => frames.push(frame),
-                Err(fault) => stats.dropped(drop_reason(fault), 1),
+                Err(fault) => {
+                    broken |= 1 << index;
+                    stats.dropped(drop_reason(fault), 1);
+                }
             }
         }
         let steering = (guest.transmit.len() > 1).then_some((guest, pair));
+        std::mem::swap(&mut self.out.lanes, lanes);
         self.out.switch(port, stats, &frames, self.now, steering);
+        std::mem::swap(&mut self.out.lanes, lanes);
         self.frames = recycle_frames(frames);
 
-        queue.complete_rest(&mut popped);
+        if self.out.lent.is_empty() {
+            queue.complete_rest(&mut popped);
+        } else {
+            let mut lent = self.out.lent.drain(..).peekable();
+            let mut frame = 0;
+            for index in 0..count {
+                let Some(chain) = popped.take() else { break };
+                let is_frame = broken >> index & 1 == 0;
+                match lent.next_if(|lent| is_frame && lent.frame == frame) {
+                    Some(lent) => lanes[lent.lane].hold(lent.number, queue.detach(chain), self.now),
+                    None => queue.complete(&popped, chain, 0),
+                }
+                frame += usize::from(is_frame);
+            }
+        }
         self.popped = popped.recycle();
+        live.settle(self.now);
         let due = live.flush();
         add(&stats.calls, u64::from(due.is_some()));
         drop(guard);

@@ -15,6 +15,7 @@ mod fdb;
 mod forward;
 mod group;
 mod kicks;
+mod lanes;
 mod link;
 mod listen;
 mod monitor;

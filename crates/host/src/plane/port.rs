@@ -9,7 +9,7 @@ use super::addresses::{Addresses, EntryKey};
 use super::backlog::Backlog;
 use super::calls::Moderation;
 use super::group::Group;
-use super::link::LinkPort;
+use super::link::{Lane, LinkPort};
 use super::listen::Endpoint;
 use super::seat::Seat;
 use super::stats::QueueStats;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
-use switch::{Bridge, BridgeConfig, DropReason, PortId};
+use switch::{Bridge, BridgeConfig, DropReason, Now, PortId};
 use virtqueue::{DeviceQueue, Endian};
 
 /// A switch and the ports on it.
@@ -54,6 +54,15 @@ impl SwitchPlane {
             ports: ArcSwap::default(),
             operator_entries: Mutex::default(),
             retired: Mutex::default(),
+        }
+    }
+
+    /// Has every session look whether its queues have the lanes that they could have.
+    pub(super) fn wake_sessions(&self) {
+        for port in self.ports.load().iter().flatten() {
+            if let Attachment::Guest(guest) = &port.attachment {
+                guest.attention.wake();
+            }
         }
     }
 }
@@ -181,8 +190,15 @@ impl Port {
 
     /// To be called about once a second: looks after the interface, and tells the log when a guard has shut the port.
     pub(super) fn tend(&self) {
-        if let Attachment::Link(link) = &self.attachment {
-            link.tend();
+        match &self.attachment {
+            Attachment::Link(link) => {
+                link.tend();
+                let is_up = || link.interface().is_ok_and(|interface| interface.up);
+                if link.lanes().is_some_and(|lanes| lanes.is_wanted()) && is_up() {
+                    self.switch.wake_sessions();
+                }
+            }
+            Attachment::Guest(guest) => guest.tend_lanes(self),
         }
         if self.config.load().settings.guard {
             let status = self.switch.bridge.port_status(self.id);
@@ -371,6 +387,10 @@ pub(super) struct Live {
     pub(super) polled: bool,
     /// When its driver was called.
     pub(super) moderation: Moderation,
+    /// Ways to uplinks that bear frames without a copy; of transmit queues only.
+    pub(super) lanes: Vec<Lane>,
+    /// The chain that completions wait for, and since when.
+    pub(super) blocked: Option<(u16, Now)>,
 }
 
 /// What was agreed with the driver, for either direction.

@@ -97,6 +97,8 @@ fn connected(guest: RigGuest) -> anyhow::Result<GuestPort> {
             error: None,
             polled: true,
             moderation: Default::default(),
+            lanes: Vec::new(),
+            blocked: None,
         };
         live.queue.disable_notify();
         *port.slot(index).context("no such queue")?.lock() = Some(live);

@@ -215,6 +215,7 @@ impl<'s> Connection<'s> {
             }
         }
         self.guest.count_ready();
+        (0..self.queues.len() as u16).for_each(|index| self.open_lanes(index));
         Ok(())
     }
 
@@ -331,8 +332,8 @@ impl<'s> Connection<'s> {
         let (memory, rules) = (Arc::clone(&self.memory), Rules::new(acknowledged));
         let call = call.map(Arc::new);
         let polled = kick.is_none();
-        let moderation = Moderation::default();
-        let live = Live { queue, memory, rules, enabled, call, error, polled, moderation };
+        let (moderation, lanes, blocked) = (Moderation::default(), Vec::new(), None);
+        let live = Live { queue, memory, rules, enabled, call, error, polled, moderation, lanes, blocked };
         if index == self.guest.control_index() {
             let mac = self.serving.port.config.load().mac.unwrap_or_default();
             let pairs = self.guest.transmit.len() as u16;
@@ -345,6 +346,8 @@ impl<'s> Connection<'s> {
             return Outcome::Done;
         }
         self.place(index, live);
+        self.guest.forget_lanes(&self.serving.port, index);
+        self.open_lanes(index);
         self.watch(index, kick);
         if index == 0 {
             self.serving.port.ask_monitor();
@@ -400,6 +403,7 @@ impl<'s> Connection<'s> {
         }
         self.watch(index, None);
         let suspended = self.queues[usize::from(index)].suspended.take();
+        self.close_lanes(index);
         let taken = self.guest.slot(index).and_then(|slot| slot.lock().take());
         if index.is_multiple_of(2) {
             self.guest.receive[usize::from(index / 2)].forget();
@@ -409,6 +413,18 @@ impl<'s> Connection<'s> {
         }
         self.guest.count_ready();
         taken.map(|live| live.queue.state()).unwrap_or_default()
+    }
+
+    /// Looks which lanes to uplinks a queue can have.
+    fn open_lanes(&self, index: u16) {
+        let Serving { port, origin, .. } = self.serving;
+        self.guest.open_lanes(port, index, &self.memory, self.acknowledged, origin.now());
+    }
+
+    /// Closes the lanes of a queue that stops or moves.
+    fn close_lanes(&self, index: u16) {
+        self.guest.close_lanes(index, self.serving.origin.now(), |_| false);
+        self.guest.forget_lanes(&self.serving.port, index);
     }
 
     fn stop_all(&mut self) {
@@ -430,6 +446,7 @@ impl<'s> Connection<'s> {
                 }
                 continue;
             }
+            self.close_lanes(index);
             let Some(slot) = self.guest.slot(index) else { continue };
             let mut guard = slot.lock();
             let taken = guard.take().map(|live| {
@@ -455,6 +472,7 @@ impl<'s> Connection<'s> {
                 None => self.queues[usize::from(index)].suspended = Some((live, state)),
             }
             drop(guard);
+            self.open_lanes(index);
             self.poke(index);
         }
         self.guest.count_ready();

@@ -221,6 +221,10 @@ fn view(port: &Port) -> PortView {
         addresses,
         receive_filter,
         uplink: uplink.filter(|uplink: &UplinkView| !uplink.mode.is_empty()),
+        zero_copy: match &port.attachment {
+            Attachment::Link(link) => link.lanes().map(|lanes| lanes.view()),
+            Attachment::Guest(_) => None,
+        },
     }
 }
 

@@ -19,6 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use switch::Now;
 
 /// A thread that serves queues.
 pub(super) struct Worker {
@@ -93,6 +94,8 @@ impl Worker {
             *place = None;
         }
         self.sources.store(Arc::new(sources));
+        // One that sleeps still holds the list that it looked at, and with it what the source's port has open.
+        self.kicks.wake();
     }
 
     /// Gives every source up.
@@ -293,11 +296,11 @@ impl Active {
         if round.linger.is_none_or(|linger| round.now.duration_since(self.last_work) < linger) {
             return Step::Busy;
         }
-        self.rest()
+        self.rest(forwarder.time())
     }
 
     /// Asks for kicks, if the driver has a way to give them.
-    fn rest(&self) -> Step {
+    fn rest(&self, now: Now) -> Step {
         match &self.source.port.attachment {
             Attachment::Link(_) => Step::Rest,
             Attachment::Guest(guest) => {
@@ -311,6 +314,8 @@ impl Active {
                     Some(live) => {
                         if live.queue.enable_notify() {
                             Step::Busy
+                        } else if live.wants_looks(now) {
+                            Step::Doze
                         } else {
                             Step::Rest
                         }

@@ -6,7 +6,7 @@
 //! * [`ring`]: the four rings of a socket, one word and one entry at a time, each access inside the mapping whatever
 //!   the kernel's indices say;
 //! * [`memory`]: the frames (UMEM), in two areas that never overlap: one that is only copied out of, one that is only
-//!   written by us;
+//!   written by us; behind the second there may be a guest's pages, which only the kernel reads;
 //! * [`bpf`]: a map of sockets, six instructions and a link. A library for this would bring an ELF reader along, and a
 //!   compiled object that nobody can read; six instructions can be read here.
 //!
@@ -44,6 +44,15 @@ struct EthtoolChannels {
     combined_count: u32,
 }
 
+/// The beginning of `struct ethtool_drvinfo`, and the rest of it as bytes.
+#[repr(C)]
+struct EthtoolDriver {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
@@ -55,6 +64,24 @@ pub(crate) fn receive_queue_count(name: &str) -> Option<u32> {
     let mut channels = EthtoolChannels { command: ETHTOOL_GCHANNELS, ..EthtoolChannels::default() };
     ethtool(name, &mut channels).ok()?;
     Some(channels.rx_count.saturating_add(channels.combined_count))
+}
+
+/// How many queues of the interface `name` send frames now; `None` where the driver does not say.
+pub(crate) fn transmit_queue_count(name: &str) -> Option<u32> {
+    let mut channels = EthtoolChannels { command: ETHTOOL_GCHANNELS, ..EthtoolChannels::default() };
+    ethtool(name, &mut channels).ok()?;
+    Some(channels.tx_count.saturating_add(channels.combined_count))
+}
+
+/// The name of the driver of the interface `name`, such as `virtio_net`.
+///
+/// # Errors
+/// The kernel's: no such interface, or a driver that does not say.
+pub(crate) fn driver(name: &str) -> io::Result<String> {
+    let mut info = EthtoolDriver { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ethtool(name, &mut info)?;
+    let len = info.driver.iter().position(|&byte| byte == 0).unwrap_or(info.driver.len());
+    Ok(String::from_utf8_lossy(&info.driver[..len]).into_owned())
 }
 
 /// Whether the NIC takes VLAN tags off received frames; AF_XDP would never see them.
@@ -85,6 +112,7 @@ fn flags(name: &str) -> io::Result<u32> {
 trait EthtoolArgument {}
 impl EthtoolArgument for EthtoolValue {}
 impl EthtoolArgument for EthtoolChannels {}
+impl EthtoolArgument for EthtoolDriver {}
 
 fn ethtool<T: EthtoolArgument>(name: &str, argument: &mut T) -> io::Result<()> {
     // Any socket: it only names the network namespace.

@@ -1,7 +1,9 @@
 //! What a port may do: the profiles' defaults, every key over them, and what contradicts itself.
 
 use super::{check, mistakes, parse};
-use ringway::config::resolved::{Attach, MacChange, PortConfig, Profile, XdpMode};
+use ringway::config::resolved::{
+    Attach, MacChange, PortConfig, Profile, XdpMode, ZERO_COPY_MIN_DEFAULT, ZeroCopy,
+};
 use switch::{EntryKind, PortSettings, PortVlans, Tagging, UnicastMac, Vlan};
 
 /// The only port of a file: a guest's, with these lines, on a switch with VLANs.
@@ -168,10 +170,30 @@ fn attachments() {
     assert_eq!(attach("macvtap = { interface = 'm', queues = 3 }"), macvtap(3, &[]));
     assert_eq!(attach("macvtap = { interface = 'm', fds = [4, 3] }"), macvtap(2, &[4, 3]));
     assert_eq!(attach("packet = { interface = 'e' }"), Attach::Packet { interface: "e".into() });
-    let xdp = |queues, mode| Attach::AfXdp { interface: "e".into(), queues, mode };
+    let xdp = |queues, mode| Attach::AfXdp { interface: "e".into(), queues, mode, zero_copy: None };
+    let lent = |min, always| {
+        let zero_copy = Some(ZeroCopy { min, always });
+        Attach::AfXdp { interface: "e".into(), queues: 1, mode: XdpMode::Auto, zero_copy }
+    };
     assert_eq!(attach("af-xdp = { interface = 'e' }"), xdp(1, XdpMode::Auto));
     assert_eq!(attach("af-xdp = { interface = 'e', queues = 2, mode = 'native' }"), xdp(2, XdpMode::Native));
     assert_eq!(attach("af-xdp = { interface = 'e', mode = 'generic' }"), xdp(1, XdpMode::Generic));
+    assert_eq!(
+        attach("af-xdp = { interface = 'e', zero-copy = 'auto' }"),
+        lent(ZERO_COPY_MIN_DEFAULT, false)
+    );
+    assert_eq!(
+        attach("af-xdp = { interface = 'e', zero-copy = 'auto', zero-copy-min = 4096 }"),
+        lent(4096, false)
+    );
+    assert_eq!(
+        attach("af-xdp = { interface = 'e', zero-copy = 'always' }"),
+        lent(ZERO_COPY_MIN_DEFAULT, true)
+    );
+    assert_eq!(
+        attach("af-xdp = { interface = 'e', zero-copy = 'off', zero-copy-min = 4096 }"),
+        xdp(1, XdpMode::Auto)
+    );
 }
 
 #[test]

@@ -97,6 +97,7 @@ pub(crate) fn web() -> PortView {
             refused: Some("52:54:00:00:00:09 is not allowed".into()),
         }),
         uplink: None,
+        zero_copy: None,
     }
 }
 
@@ -124,6 +125,22 @@ pub(crate) fn uplink() -> PortView {
             multicast: Vec::new(),
             all_multicast: true,
             operations: 7,
+        }),
+        zero_copy: Some(ZeroCopyView {
+            min: 1024,
+            frames: 12,
+            bytes: 15_000,
+            pending: 2,
+            abandoned: 1,
+            copied: BTreeMap::from([("group".into(), 3), ("short".into(), 4)]),
+            lanes: vec![LaneView {
+                queue: 1,
+                port: "web".into(),
+                pair: 0,
+                kernel: "copy".into(),
+                pending: 2,
+            }],
+            refused: BTreeMap::from([("db/0".into(), "eth1 has 2 transmit queues".into())]),
         }),
         ..web()
     }

@@ -53,6 +53,7 @@ fn port(name: &str, frames: u64, drops: &[(&str, u64)]) -> PortView {
         addresses: Vec::new(),
         receive_filter: None,
         uplink: None,
+        zero_copy: None,
     }
 }
 

@@ -5,7 +5,9 @@ use super::claims::{Claims, take};
 use super::socket;
 use crate::config::keys;
 use crate::config::raw::{Reader, Section};
-use crate::config::resolved::{Attach, QUEUE_PAIRS_MAX, SocketRole, XdpMode};
+use crate::config::resolved::{
+    Attach, QUEUE_PAIRS_MAX, SocketRole, XdpMode, ZERO_COPY_MIN, ZERO_COPY_MIN_DEFAULT, ZeroCopy,
+};
 use crate::config::values;
 
 const ATTACH_ACCEPTED: &str = r#"one of vhost-user = { socket = "PATH" }, tap = { name = "INTERFACE" }, or macvtap, packet or af-xdp = { interface = "INTERFACE" }"#;
@@ -129,10 +131,17 @@ fn af_xdp(reader: &mut Reader, section: &Section<'_, '_>, claims: &mut Claims) -
     let queues = queues(reader, section, "queues");
     let words = [("auto", XdpMode::Auto), ("generic", XdpMode::Generic), ("native", XdpMode::Native)];
     let mode = reader.word(section, "mode", &words);
+    let zero_copy =
+        reader.word(section, "zero-copy", &[("auto", Some(false)), ("always", Some(true)), ("off", None)]);
+    let zero_copy_min = reader.integer(section, "zero-copy-min", ZERO_COPY_MIN);
+    let zero_copy_min = zero_copy_min.and_then(|(min, _)| u32::try_from(min).ok());
     Some(Attach::AfXdp {
         interface: interface?,
         queues: queues.unwrap_or(1),
         mode: mode.map_or(XdpMode::Auto, |(mode, _)| mode),
+        zero_copy: zero_copy
+            .and_then(|(always, _)| always)
+            .map(|always| ZeroCopy { min: zero_copy_min.unwrap_or(ZERO_COPY_MIN_DEFAULT), always }),
     })
 }
 

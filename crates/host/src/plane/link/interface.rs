@@ -29,6 +29,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_PROMISCUITY: u16 = 30;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_LINK_NETNSID: u16 = 37;
 /// Inside of `IFLA_LINKINFO`, and of `IFLA_INFO_DATA` for a macvlan or macvtap.
 const IFLA_INFO_KIND: u16 = 1;
@@ -64,6 +65,8 @@ pub(in crate::plane) struct Interface {
     pub(in crate::plane) address: Option<[u8; 6]>,
     /// How many parties, the kernel included, hold it promiscuous.
     pub(in crate::plane) promiscuity: u32,
+    /// How many transmit queues it was made with; fewer may be in use.
+    pub(in crate::plane) transmit_queues: u32,
     /// Whether it is a macvlan or macvtap that takes unicast frames to its own address only, whatever its filter says: in
     /// the modes private, vepa and bridge (`macvlan_handle_frame`, drivers/net/macvlan.c).
     pub(in crate::plane) own_address_only: bool,
@@ -208,6 +211,7 @@ fn answer_of(payload: &[u8]) -> Result<Answer, DecodeError> {
         mtu: 0,
         address: None,
         promiscuity: 0,
+        transmit_queues: 1,
         own_address_only: false,
         below: None,
     };
@@ -222,6 +226,7 @@ fn answer_of(payload: &[u8]) -> Result<Answer, DecodeError> {
             IFLA_LINK => below = word(value),
             IFLA_LINK_NETNSID => elsewhere = true,
             IFLA_PROMISCUITY => interface.promiscuity = word(value).unwrap_or(0),
+            IFLA_NUM_TX_QUEUES => interface.transmit_queues = word(value).unwrap_or(1),
             IFLA_LINKINFO => macvlan = macvlan_mode(value)?,
             _ => {}
         }
@@ -287,6 +292,7 @@ mod tests {
             attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1]),
             attribute(IFLA_LINK, &5u32.to_ne_bytes()),
             attribute(IFLA_PROMISCUITY, &2u32.to_ne_bytes()),
+            attribute(IFLA_NUM_TX_QUEUES, &4u32.to_ne_bytes()),
             attribute(IFLA_LINKINFO, &link_info),
         ];
         [info.concat(), attributes.concat()].concat()
@@ -303,6 +309,7 @@ mod tests {
             mtu: 1400,
             address: Some([2, 0, 0, 0, 0, 1]),
             promiscuity: 2,
+            transmit_queues: 4,
             own_address_only: true,
             below: None,
         };

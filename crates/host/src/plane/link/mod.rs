@@ -21,6 +21,8 @@ mod tap;
 mod tests;
 mod xdp;
 
+pub(super) use xdp::{Copied, Lane, Lanes, Refused};
+
 use super::stats::QueueStats;
 use crate::config::resolved::{Attach, PortConfig};
 use crate::sys;
@@ -33,6 +35,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use switch::DropReason;
 
@@ -46,6 +49,8 @@ const HEAD_MAX: usize = size_of::<HeadBuffer>();
 pub(super) struct LinkPort {
     /// An XDP program; goes before its queues do.
     attached: Option<xdp::Attached>,
+    /// Ways of guests' queues to the interface that bear frames without a copy.
+    lanes: Option<Arc<Lanes>>,
     pub(super) queues: Box<[LinkQueue]>,
     /// What the kernel may leave to us in the frames that it sends.
     pub(super) rules: TransmitRules,
@@ -96,12 +101,13 @@ impl LinkPort {
             Attach::Tap { name, queues } => tap::open(name, *queues, config),
             Attach::Macvtap { interface, fds, queues } => macvtap::open(interface, fds, *queues, config),
             Attach::Packet { interface } => packet::open(interface, config),
-            Attach::AfXdp { interface: name, queues, mode } => {
+            Attach::AfXdp { interface: name, queues, mode, zero_copy } => {
                 let interface = Reader::open()?.read(name)?;
                 let (attached, opened) = xdp::open(name, &interface, *queues, *mode)?;
                 let ways = opened.into_iter().map(|queue| Way::Xdp(Box::new(queue))).collect();
                 // AF_XDP carries bytes and nothing else: every offload is done here.
                 let mut port = Self::uplink(name, config, ways, Accepts::empty(), Accepts::empty())?;
+                port.lanes = zero_copy.map(|wanted| Arc::new(attached.lanes(&interface, *queues, wanted)));
                 port.attached = Some(attached);
                 Ok(port)
             }
@@ -144,6 +150,7 @@ impl LinkPort {
         };
         Self {
             attached: None,
+            lanes: None,
             queues: ways.into_iter().map(queue).collect(),
             rules: TransmitRules { format: HeaderFormat::MODERN, accepts },
             takes,
@@ -156,6 +163,11 @@ impl LinkPort {
     /// The receive filter of an uplink's interface; a tap has none.
     pub(super) fn filter(&self) -> Option<&Mutex<InterfaceFilter>> {
         self.filter.as_ref()
+    }
+
+    /// The lanes of guests' queues, where there may be any.
+    pub(super) fn lanes(&self) -> Option<&Arc<Lanes>> {
+        self.lanes.as_ref()
     }
 
     /// How frames come, in words, where that can differ: AF_XDP.
@@ -195,12 +207,23 @@ impl LinkPort {
     /// Hands one frame to the kernel, finished first as far as the kernel would not do it (USO before Linux 6.2). The
     /// caller holds `queue.writing`. `false`: the kernel did not take it, or not all of its segments.
     pub(super) fn write(&self, queue: &LinkQueue, frame: &Frame<'_>, software: &mut Software) -> bool {
+        self.finish(frame, software, |part| queue.write(part))
+    }
+
+    /// Finishes a frame as far as the kernel would not do it, and hands each part to `put`, until that is `false`; whether it
+    /// never was.
+    pub(super) fn finish(
+        &self,
+        frame: &Frame<'_>,
+        software: &mut Software,
+        mut put: impl FnMut(&Frame<'_>) -> bool,
+    ) -> bool {
         if self.takes.takes(&frame.offload()) {
-            return queue.write(frame);
+            return put(frame);
         }
         let mut taken = true;
         software.convert(frame, self.takes, |part| {
-            taken = queue.write(part);
+            taken = put(part);
             if taken { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         taken

@@ -24,14 +24,19 @@
 //! when the interface's MTU asks for it (Linux 6.6). An interface that is removed takes its port with it: one made anew
 //! under the same name has to be opened anew.
 
+mod lane;
+mod lanes;
+mod outgoing;
 mod queue;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::plane) use lane::Lane;
+pub(in crate::plane) use lanes::{Copied, Lanes, Refused};
 pub(super) use queue::XdpQueue;
 
 use super::interface::Interface;
-use crate::config::resolved::XdpMode;
+use crate::config::resolved::{XdpMode, ZeroCopy};
 use crate::sys;
 use crate::sys::xdp::bpf::{self, Place};
 use rustix::io::Errno;
@@ -43,6 +48,10 @@ const HEADROOM: u32 = 256;
 
 /// What a frame has beyond the MTU, in bytes: an Ethernet header and two VLAN tags.
 const ETHERNET_LEN_MAX: u32 = 14 + 2 * 4;
+
+/// The driver that takes AF_XDP's frames as fragments where it has no zero-copy (`IFF_TX_SKB_NO_LINEAR`): the kernel does not
+/// copy them either.
+const NO_COPY_DRIVER: &str = "virtio_net";
 
 /// How frames of one interface are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +92,15 @@ impl Attached {
             (Place::Native, false) => "native, copy",
             (Place::Generic, _) => "generic, copy",
         }
+    }
+}
+
+impl Attached {
+    /// The lanes to the interface `interface` for guests' queues, beyond the first `queues` that the uplink uses itself.
+    pub(super) fn lanes(&self, interface: &Interface, queues: u16, wanted: ZeroCopy) -> Lanes {
+        let without_copy =
+            self.zero_copy || sys::xdp::driver(&self.interface).is_ok_and(|driver| driver == NO_COPY_DRIVER);
+        Lanes::new(&self.interface, interface, self.place, queues, wanted, without_copy)
     }
 }
 

@@ -1,10 +1,11 @@
-//! Frames shared with the kernel (UMEM): one private mapping, cut in two.
+//! Frames shared with the kernel (UMEM): one private mapping, cut in two; or frames of ours in front of a guest's memory.
 //!
 //! AF_XDP hands a frame over by its address in a ring: whoever holds the address owns the bytes. The kernel holds those in the
 //! fill, receive-in-progress and transmit rings. This module does not rely on that: received bytes are only copied
 //! out, with a copy that bears a writer beside it, and the bytes that we write are in an area where the kernel only reads.
 
 use guestmem::copy::copy_shared;
+use guestmem::{GuestMemory, MemSlice, Window};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 pub(super) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Whose mapping it is, if not our own: `start` and `len` are its private part.
+    window: Option<Window>,
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread. All access goes through `Ring`, `ReceiveFrames` and
@@ -42,7 +45,7 @@ impl Mapping {
     }
 
     fn new(start: *mut u8, len: usize) -> io::Result<Self> {
-        Ok(Self { start: NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?, len })
+        Ok(Self { start: NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?, len, window: None })
     }
 
     /// Where `len` bytes from `offset` on are, aligned to `align`; `None` unless they are all inside.
@@ -59,6 +62,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.window.is_some() {
+            return;
+        }
         // SAFETY: the mapping is ours alone, and whoever pointed into it kept it alive.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
@@ -89,6 +95,38 @@ pub(crate) fn frames(
     let extent = Extent { start: memory.start.as_ptr().expose_provenance() as u64, len };
     let area = |first: u64, count: u32| Area { memory: Arc::clone(&memory), first, count, frame_len };
     Ok((ReceiveFrames(area(0, receive)), SendFrames(area(bytes(receive), send)), extent))
+}
+
+/// Makes `send` frames of `frame_len` bytes each in front of all memory of a guest.
+///
+/// # Errors
+/// As for [`Window::new`]; a `frame_len` that is no power of two.
+pub(crate) fn frames_and_guest(
+    guest: &Arc<GuestMemory>,
+    send: u32,
+    frame_len: u32,
+) -> io::Result<(SendFrames, GuestPages, Extent)> {
+    let bytes = u64::from(send) * u64::from(frame_len);
+    if !frame_len.is_power_of_two() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let window = Window::new(guest, usize::try_from(bytes).map_err(io::Error::other)?)?;
+    let (start, len) = (window.own(), window.own_len());
+    let extent = Extent { start: start.as_ptr().expose_provenance() as u64, len: window.len() as u64 };
+    let memory = Arc::new(Mapping { start, len, window: Some(window) });
+    let frames = SendFrames(Area { memory: Arc::clone(&memory), first: 0, count: send, frame_len });
+    Ok((frames, GuestPages(memory), extent))
+}
+
+/// A guest's memory in the UMEM. Nothing of it is touched here; the kernel is told where it is.
+pub(crate) struct GuestPages(Arc<Mapping>);
+
+impl GuestPages {
+    /// The address of a run of the guest's memory; `None` if it is not of that memory.
+    #[inline]
+    pub(crate) fn addr(&self, run: &MemSlice<'_>) -> Option<u64> {
+        Some(self.0.window.as_ref()?.offset_of(run)? as u64)
+    }
 }
 
 /// A run of frames. Addresses count from the start of the UMEM, in bytes.

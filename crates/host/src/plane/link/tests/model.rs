@@ -34,6 +34,7 @@ impl Kernel for Simulated {
     fn read(&self, _: &str) -> io::Result<Interface> {
         let promiscuous = self.0.borrow().memberships.contains(&Membership::Promiscuous);
         Ok(Interface {
+            transmit_queues: 1,
             index: 7,
             ethernet: true,
             up: true,

@@ -6,7 +6,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use std::time::{Duration, Instant};
 
 fn xdp_port(mode: XdpMode) -> LinkPort {
-    open(Attach::AfXdp { interface: "near".into(), queues: 1, mode })
+    open(Attach::AfXdp { interface: "near".into(), queues: 1, mode, zero_copy: None })
 }
 
 #[test]
@@ -94,6 +94,7 @@ fn what_is_wrong_is_said() {
             interface: interface.into(),
             queues,
             mode: XdpMode::Auto,
+            zero_copy: None,
         };
         assert!(refusal(attach("nowhere", 1)).contains("there is no interface nowhere"));
         assert!(refusal(attach("near", 9)).contains("has 1 receive queues, not 9"));

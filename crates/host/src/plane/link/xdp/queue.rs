@@ -1,11 +1,12 @@
 //! One queue of an AF_XDP uplink: a socket, its frames and its four rings.
 
 use super::Layout;
+use super::outgoing::Outgoing;
 use crate::sys::TAP_HEADER_LEN;
 use crate::sys::xdp::bpf::Place;
-use crate::sys::xdp::memory::{self, ReceiveFrames, SendFrames};
+use crate::sys::xdp::memory::{self, ReceiveFrames};
 use crate::sys::xdp::ring::{CONTINUED, Consumer, Desc, Producer, Which};
-use devices::net::{FRAME_LEN_MAX, Frame};
+use devices::net::Frame;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -21,12 +22,6 @@ const FRAMES: u32 = 2048;
 
 /// Frames read before the kernel gets them back.
 const GIVE_BACK: u32 = 32;
-
-/// Pieces of one frame at most: the kernel's own bound (`MAX_SKB_FRAGS` + 1).
-const PIECES_MAX: usize = 18;
-
-/// System calls in a row that move nothing before sending is left to the next [`XdpQueue::flush`].
-const STALLS_MAX: u32 = 4;
 
 /// How long the kernel may take to free a queue whose socket was closed, and how often one looks.
 const UNBIND_MAX: Duration = Duration::from_secs(1);
@@ -54,19 +49,6 @@ struct Incoming {
     frames: ReceiveFrames,
     /// Frames that the kernel does not have back yet.
     kept: u32,
-}
-
-/// The sending half.
-struct Outgoing {
-    transmit: Producer<Desc>,
-    completion: Consumer<u64>,
-    frames: SendFrames,
-    /// Frames that hold nothing.
-    free: Vec<u32>,
-    /// By frame: whether the kernel has it.
-    flying: Box<[bool]>,
-    /// Where a frame of several pieces is gathered; empty where there are none.
-    whole: Box<[u8]>,
 }
 
 impl XdpQueue {
@@ -104,14 +86,13 @@ impl XdpQueue {
             frames: receive_frames,
             kept: 0,
         };
-        let outgoing = Outgoing {
-            transmit: Producer::map(fd, Which::Transmit, &offsets.tx, FRAMES)?,
-            completion: Consumer::map(fd, Which::Completion, &offsets.cr, FRAMES)?,
-            free: (0..send_frames.count()).rev().collect(),
-            flying: vec![false; send_frames.count() as usize].into(),
-            frames: send_frames,
-            whole: vec![0; if layout.pieces { FRAME_LEN_MAX as usize } else { 0 }].into(),
-        };
+        let outgoing = Outgoing::new(
+            Producer::map(fd, Which::Transmit, &offsets.tx, FRAMES)?,
+            Consumer::map(fd, Which::Completion, &offsets.cr, FRAMES)?,
+            send_frames,
+            FRAMES,
+            layout.pieces,
+        );
         for addr in incoming.frames.addrs() {
             incoming.fill.push(addr);
         }
@@ -193,44 +174,26 @@ impl XdpQueue {
     }
 
     fn send(&self, outgoing: &mut Outgoing) {
-        let wanted = outgoing.transmit.publish();
+        let wanted = outgoing.publish();
         let sent = if self.zero_copy {
             if wanted {
                 let _ = rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT);
             }
             true
         } else {
-            self.send_copied(outgoing)
+            // An interface that is down or gone: what is in the ring goes when it is back.
+            outgoing.send_copied(&self.socket).unwrap_or(true)
         };
         outgoing.reap();
         if self.unsent.load(Relaxed) == sent {
             self.unsent.store(!sent, Relaxed);
         }
     }
-
-    /// In copy mode frames are sent by our own system calls, a few dozen by each. Whether all went.
-    fn send_copied(&self, outgoing: &mut Outgoing) -> bool {
-        let mut stalls = 0;
-        let mut left = outgoing.transmit.pending();
-        while left != 0 && stalls < STALLS_MAX {
-            match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
-                // EAGAIN: more is left than one call sends. ENOBUFS: a frame was thrown away below.
-                Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) => {}
-                // The interface is down or gone; what is in the ring goes when it is back.
-                Err(_) => return true,
-            }
-            outgoing.reap();
-            let now = outgoing.transmit.pending();
-            stalls = if now < left { 0 } else { stalls + 1 };
-            left = now;
-        }
-        left == 0
-    }
 }
 
 /// Binds the socket to its queue. The kernel takes a closed socket off its queue a little later, from a work queue: a
 /// queue that is taken may be free in a moment.
-fn bind(socket: &OwnedFd, address: &SocketAddrXdp) -> io::Result<()> {
+pub(super) fn bind(socket: &OwnedFd, address: &SocketAddrXdp) -> io::Result<()> {
     let end = Instant::now() + UNBIND_MAX;
     loop {
         match rustix::net::bind(socket, address) {
@@ -278,70 +241,5 @@ impl Incoming {
             // The driver had run out of frames and stopped.
             let _ = rustix::net::recv(socket, &mut [0u8; 1][..], RecvFlags::DONTWAIT);
         }
-    }
-}
-
-impl Outgoing {
-    /// Copies a frame into free ones and puts them into the ring, unless there are too few.
-    fn put(&mut self, frame: &Frame<'_>) -> bool {
-        let len = frame.len() as usize;
-        if len > self.frames.frame_len() {
-            return self.put_pieces(frame);
-        }
-        let Some(&index) = self.free.last() else { return false };
-        let Some(bytes) = self.frames.bytes_mut(index) else { return false };
-        let len = frame.copy_to(bytes);
-        self.push(len, 0)
-    }
-
-    #[cold]
-    fn put_pieces(&mut self, frame: &Frame<'_>) -> bool {
-        let piece_len = self.frames.frame_len();
-        let len = frame.len() as usize;
-        let count = len.div_ceil(piece_len);
-        if len > self.whole.len() || count > PIECES_MAX || count > self.free.len() {
-            return false;
-        }
-        let mut whole = std::mem::take(&mut self.whole);
-        let len = frame.copy_to(&mut whole);
-        let mut pieces = whole[..len].chunks(piece_len).peekable();
-        let mut taken = true;
-        while let (true, Some(piece)) = (taken, pieces.next()) {
-            let bytes = self.free.last().and_then(|&index| self.frames.bytes_mut(index));
-            taken = bytes.and_then(|bytes| bytes.get_mut(..piece.len())).is_some_and(|bytes| {
-                bytes.copy_from_slice(piece);
-                true
-            });
-            taken = taken && self.push(piece.len(), if pieces.peek().is_some() { CONTINUED } else { 0 });
-        }
-        self.whole = whole;
-        taken
-    }
-
-    /// Puts the last free frame, with `len` bytes in it, into the ring. There is an entry for each frame.
-    fn push(&mut self, len: usize, options: u32) -> bool {
-        let Some(&index) = self.free.last() else { return false };
-        let desc = Desc { addr: self.frames.addr(index), len: len as u32, options };
-        if !self.transmit.push(desc) {
-            return false;
-        }
-        self.free.pop();
-        if let Some(flying) = self.flying.get_mut(index as usize) {
-            *flying = true;
-        }
-        true
-    }
-
-    /// Takes back the frames that were sent. A frame that the kernel does not have is not taken from it twice.
-    fn reap(&mut self) {
-        for _ in 0..self.completion.len() {
-            let Some(addr) = self.completion.pop() else { break };
-            let Some(index) = self.frames.index(addr) else { continue };
-            if let Some(flying) = self.flying.get_mut(index as usize).filter(|flying| **flying) {
-                *flying = false;
-                self.free.push(index);
-            }
-        }
-        self.completion.release();
     }
 }

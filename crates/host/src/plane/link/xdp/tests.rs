@@ -1,5 +1,7 @@
 //! Uplinks over veth pairs in network namespaces of the tests' own; a packet socket is the other end. Needs root.
 
+mod lane;
+
 use super::{Attached, Layout, XdpQueue, open};
 use crate::config::resolved::XdpMode;
 use crate::plane::link::interface::Reader;
