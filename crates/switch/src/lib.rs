@@ -26,6 +26,7 @@ pub mod neighbour;
 mod packet;
 mod port;
 mod reach;
+mod run;
 mod source;
 mod table;
 mod trace;
