@@ -40,7 +40,7 @@ fn detached_chains_come_back_once_in_any_order() {
         let memory = rig.memory.clone();
         let (mut detached, mut expected) = (Vec::new(), HashMap::new());
         let (mut burst, mut back) = (Burst::new(), 0);
-        for _ in 0..if cfg!(miri) { 20 } else { 2000 } {
+        for _ in 0..if cfg!(miri) { 8 } else { 2000 } {
             for _ in 0..random.below(5) {
                 if let Some((token, (_, answer))) = rig.add(1 + random.below(3), 0, &mut random) {
                     expected.insert(token, answer.0);
@@ -71,7 +71,7 @@ fn detached_chains_come_back_once_in_any_order() {
         // Those that were not popped yet are left.
         device.flush();
         back += returned(&mut rig).len();
-        assert!(back > if cfg!(miri) { 4 } else { 500 }, "{back} chains, {features:?}");
+        assert!(back > if cfg!(miri) { 0 } else { 500 }, "{back} chains, {features:?}");
         assert!(device.fault().is_none());
     }
 }
