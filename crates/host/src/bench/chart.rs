@@ -1,5 +1,6 @@
 //! What a chart is: a table, panels of a picture, one sentence about its shape, and the measurements behind them.
 
+use super::OTHERS_MAX;
 use crate::cli::table::{lines, table};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -42,6 +43,21 @@ impl Verdict {
             format!("This is not the talk's shape: {what}; {why_not}.")
         };
         Self { shows_the_shape, sentence }
+    }
+
+    /// The same, with what others had of the CPUs (0 to 1) where that is much.
+    pub(super) fn beside_others(self, share: f64) -> Self {
+        if share <= OTHERS_MAX {
+            return self;
+        }
+        let sentence = self.sentence.trim_end_matches('.');
+        Self {
+            sentence: format!(
+                "{sentence} (other programs had {:.0} % of the CPUs meanwhile).",
+                share * 100.0
+            ),
+            ..self
+        }
     }
 }
 
@@ -176,6 +192,9 @@ mod tests {
             Verdict::new(true, "2 is more than 1", "x").sentence,
             "This is the talk's shape: 2 is more than 1."
         );
+        assert_eq!(Verdict::new(true, "a", "x").beside_others(0.01), Verdict::new(true, "a", "x"));
+        let busy = Verdict::new(true, "a", "x").beside_others(0.62).sentence;
+        assert_eq!(busy, "This is the talk's shape: a (other programs had 62 % of the CPUs meanwhile).");
         let verdict = Verdict::new(false, "1 is less than 2", "one CPU is too few");
         assert_eq!(verdict.sentence, "This is not the talk's shape: 1 is less than 2; one CPU is too few.");
     }

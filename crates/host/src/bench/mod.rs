@@ -15,6 +15,7 @@ mod layout;
 mod machine;
 mod memory;
 mod modes;
+mod others;
 mod output;
 mod picture;
 mod statistics;
@@ -28,6 +29,7 @@ use anyhow::{Context, Result};
 use chart::{Chart, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use machine::Machine;
+use others::CpuTimes;
 use serde::Serialize;
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -155,7 +157,8 @@ pub fn run(options: &BenchOptions) -> Result<()> {
     let mut charts = Vec::new();
     for name in names {
         let bench = Bench { name: *name, seconds: options.seconds, effort: Cell::default() };
-        let drawing = name.draw(&bench).with_context(|| name.name())?;
+        let mut drawing = name.draw(&bench).with_context(|| name.name())?;
+        drawing.verdict = drawing.verdict.beside_others(bench.effort.get().others_share);
         let (name, title) = (name.name(), name.title());
         let chart = Chart { name, title, machine: machine.clone(), effort: bench.effort.get(), drawing };
         if let Some(directory) = &options.out {
@@ -177,7 +180,12 @@ struct Effort {
     rounds: usize,
     warm_up_ms: u64,
     window_ms: u64,
+    /// Share of the CPUs' time that other programs had meanwhile, 0 to 1.
+    others_share: f64,
 }
+
+/// With more than this share for others a chart is told to be doubted.
+const OTHERS_MAX: f64 = 0.05;
 
 impl Effort {
     /// Shares `seconds` out: as many rounds as leave long enough windows.
@@ -187,7 +195,13 @@ impl Effort {
         let rounds = most.clamp(1, rounds.max);
         let of_run_ms = of_case / rounds as f64 * 1e3;
         let warm_up_ms = (of_run_ms * WARM_UP) as u64;
-        Self { cases, rounds, warm_up_ms, window_ms: (of_run_ms as u64 - warm_up_ms).max(1) }
+        Self {
+            cases,
+            rounds,
+            warm_up_ms,
+            window_ms: (of_run_ms as u64 - warm_up_ms).max(1),
+            others_share: 0.0,
+        }
     }
 }
 
@@ -212,6 +226,7 @@ impl Bench {
             let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
             eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s", self.seconds);
         }
+        let before = CpuTimes::now();
         let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
         for _ in 0..effort.rounds {
             for (plan, runs) in plans.iter().zip(&mut runs) {
@@ -220,6 +235,7 @@ impl Bench {
             }
         }
         bar.finish_and_clear();
+        self.effort.set(Effort { others_share: CpuTimes::now().others_since(&before), ..effort });
         Ok(runs.into_iter().filter_map(median_run).collect())
     }
 }
