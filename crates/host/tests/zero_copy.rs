@@ -238,8 +238,8 @@ fn one_frame_that_sticks_holds_up_nobody() {
             for _ in 0..PENDING_MAX + 3 {
                 guest.send(&away);
             }
-            let view = until(&lab, |view| u64::from(view.pending) == PENDING_MAX);
-            assert_eq!(view.copied.get("pending"), Some(&4), "{view:?}");
+            let view = until(&lab, |view| view.copied.get("pending") == Some(&4));
+            assert_eq!(u64::from(view.pending), PENDING_MAX, "{view:?}");
             guest.send(&packet(FAR_MAC, b"short", false));
             assert_eq!(received(&far), b"short");
 

@@ -213,8 +213,7 @@ impl Pair {
             !matches!(decisions[0].verdict, Verdict::Drop(_)),
             "{explanation:?}"
         );
-        // The guard's doing shows in the next view.
-        let view = self.bridge.view();
+        // Floods go where this view says, as they are delivered: what the guard did on the way shows in the next one.
         for (index, (decision, head)) in decisions.iter().zip(&heads).enumerate() {
             let (verdict, vlan, takers) = self.model.frame(in_port, &frames[index]);
             assert_eq!(decision.verdict, verdict, "{:?}", frames[index]);

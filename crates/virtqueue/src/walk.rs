@@ -22,7 +22,7 @@ pub const SEGMENTS_MAX: usize = 4096;
 
 /// After this many segments a pop stops early and leaves further chains to the next one. Every descriptor
 /// of a buffer makes a segment at least, and a faulty chain ends the pop: so this bounds the descriptors that
-/// one pop walks, too, to this number and one chain's more (tables themselves not counted, one for each
+/// one pop walks, too, to about twice this number and one chain's more (tables themselves not counted, one for each
 /// chain).
 pub(crate) const SEGMENTS_PER_POP: usize = 4096;
 

@@ -249,7 +249,7 @@ pub struct ZeroCopy {
 
 /// What `zero-copy-min` may be, in bytes: at least the part of a frame that is copied in any case.
 pub const ZERO_COPY_MIN: std::ops::RangeInclusive<usize> = 256..=65_536;
-/// Where it pays, as measured: docs/adr/0017.
+/// About the length from which copying costs more than pages: not measured on a driver that does not copy (docs/adr/0017).
 pub const ZERO_COPY_MIN_DEFAULT: u32 = 1024;
 
 /// Where an XDP program runs.
