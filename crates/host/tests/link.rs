@@ -7,14 +7,11 @@ use devices::net::Features;
 use ringway::api::view::UplinkView;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::UnshareFlags;
-use station::{Lab, MAC_A, PATIENCE, Station, plain};
+use station::{FAR_MAC, Lab, MAC_A, PATIENCE, Station, plain, udp_packet};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Instant;
-
-const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
-const GUEST: [u8; 4] = [10, 9, 0, 2];
 
 /// Runs a program in the namespaces of this thread; what it prints.
 fn run(command: &str) -> String {
@@ -56,22 +53,6 @@ fn with_wire(body: impl FnOnce() + Send + 'static) {
     std::thread::spawn(inside).join().unwrap();
 }
 
-/// A UDP packet of the guest, whose checksum is left to others where `unfinished`.
-fn packet(payload: &[u8], unfinished: bool) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    etherparse::PacketBuilder::ethernet2(MAC_A, FAR_MAC)
-        .ipv4(GUEST, [10, 9, 0, 1], 64)
-        .udp(7001, 7000)
-        .write(&mut bytes, payload)
-        .unwrap();
-    if unfinished {
-        let words = bytes[26..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-        let sum = words.sum::<u32>() + 17 + 8 + payload.len() as u32;
-        bytes[40..42].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-    }
-    bytes
-}
-
 /// UDP both ways between a guest with `features` and the kernel behind the uplink that `attach` describes.
 fn guest_and_far_kernel_talk(attach: &str, features: Features) {
     let uplink = format!("[port.wire]\nswitch = \"lan\"\nprofile = \"open\"\n{attach}\n");
@@ -82,7 +63,7 @@ fn guest_and_far_kernel_talk(attach: &str, features: Features) {
 
     let unfinished = features.contains(Features::CSUM);
     let header = if unfinished { [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0] } else { [0; 12] };
-    guest.send_with(&header, &packet(b"from the guest", unfinished));
+    guest.send_with(&header, &udp_packet(FAR_MAC, b"from the guest", unfinished));
     let mut bytes = [0; 64];
     let (len, from) = socket.recv_from(&mut bytes).unwrap();
     assert_eq!((&bytes[..len], from.to_string()), (&b"from the guest"[..], "10.9.0.2:7001".to_string()));

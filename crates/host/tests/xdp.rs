@@ -4,34 +4,15 @@
 mod station;
 
 use devices::net::Features;
-use station::{Lab, MAC_A, PATIENCE, Station, plain};
+use station::{FAR_MAC, Lab, MAC_A, PATIENCE, Station, plain, udp_packet};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Instant;
-
-const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
-const GUEST: [u8; 4] = [10, 9, 0, 2];
 
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// A UDP packet of the guest, whose checksum is left to us where `unfinished`.
-fn packet(payload: &[u8], unfinished: bool) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    etherparse::PacketBuilder::ethernet2(MAC_A, FAR_MAC)
-        .ipv4(GUEST, [10, 9, 0, 1], 64)
-        .udp(7001, 7000)
-        .write(&mut bytes, payload)
-        .unwrap();
-    if unfinished {
-        let words = bytes[26..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-        let sum = words.sum::<u32>() + 17 + 8 + payload.len() as u32;
-        bytes[40..42].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-    }
-    bytes
 }
 
 fn guest_and_far_kernel_talk(mode: &str, features: Features) {
@@ -46,7 +27,7 @@ fn guest_and_far_kernel_talk(mode: &str, features: Features) {
     // AF_XDP takes no unfinished checksum: the port has to finish it, or the kernel throws the packet away.
     let unfinished = features.contains(Features::CSUM);
     let header = if unfinished { [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0] } else { [0; 12] };
-    guest.send_with(&header, &packet(b"from the guest", unfinished));
+    guest.send_with(&header, &udp_packet(FAR_MAC, b"from the guest", unfinished));
     let mut bytes = [0; 64];
     let (len, from) = socket.recv_from(&mut bytes).unwrap();
     assert_eq!((&bytes[..len], from.to_string()), (&b"from the guest"[..], "10.9.0.2:7001".to_string()));

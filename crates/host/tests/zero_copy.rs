@@ -5,13 +5,12 @@ mod station;
 
 use devices::net::Features;
 use ringway::api::view::{FdbSpec, ZeroCopyView};
-use station::{BROADCAST, Lab, MAC_A, MAC_B, PATIENCE, RING, Station, frame, plain};
+use station::{BROADCAST, FAR_MAC, Lab, MAC_A, MAC_B, PATIENCE, RING, Station, frame, plain, udp_packet};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use vhost::VhostBackend;
 
-const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 /// Nobody has this address; it is out there all the same.
 const AWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x55];
 /// Bytes that are copied of every frame: its head, which the switch looked at.
@@ -115,22 +114,6 @@ fn until(lab: &Lab, wanted: impl Fn(&ZeroCopyView) -> bool) -> ZeroCopyView {
     zero_copy(lab)
 }
 
-/// A UDP packet of the guest.
-fn packet(dst: [u8; 6], payload: &[u8], unfinished: bool) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    etherparse::PacketBuilder::ethernet2(MAC_A, dst)
-        .ipv4([10, 9, 0, 2], [10, 9, 0, 1], 64)
-        .udp(7001, 7000)
-        .write(&mut bytes, payload)
-        .unwrap();
-    if unfinished {
-        let words = bytes[26..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-        let sum = words.sum::<u32>() + 17 + 8 + payload.len() as u32;
-        bytes[40..42].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-    }
-    bytes
-}
-
 fn payload(mark: u64, len: usize) -> Vec<u8> {
     (0..len).map(|i| if i < 8 { mark.to_be_bytes()[i] } else { (i as u64 * 31 + mark) as u8 }).collect()
 }
@@ -163,7 +146,7 @@ fn long_frames_are_lent(lens: &[usize], far: &UdpSocket, features: Features) {
     let (mut lent, mut bytes, mut short) = (0, 0, 0);
     for round in 0..200 {
         let payload = payload(round, lens[round as usize % lens.len()]);
-        let packet = packet(FAR_MAC, &payload, unfinished);
+        let packet = udp_packet(FAR_MAC, &payload, unfinished);
         guest.send_with(&header, &packet);
         assert!(received(far) == payload, "round {round}, {} bytes", payload.len());
         if packet.len() < 1000 {
@@ -213,7 +196,7 @@ fn one_frame_that_sticks_holds_up_nobody() {
             let mut guest = Station::connect(&lab.socket("a"), features);
             until(&lab, |view| view.lanes.len() == 1);
             hold();
-            let away = packet(AWAY_MAC, &payload(0, 1400), false);
+            let away = udp_packet(AWAY_MAC, &payload(0, 1400), false);
             // The second one does not go.
             guest.send(&away);
             guest.send(&away);
@@ -222,7 +205,7 @@ fn one_frame_that_sticks_holds_up_nobody() {
             // Three times round the ring, past the one that sticks.
             for mark in 0..3 * u64::from(RING) {
                 let payload = payload(mark, 1300);
-                guest.send(&packet(FAR_MAC, &payload, false));
+                guest.send(&udp_packet(FAR_MAC, &payload, false));
                 assert!(received(&far) == payload, "packet {mark}");
                 sent += 1;
             }
@@ -240,7 +223,7 @@ fn one_frame_that_sticks_holds_up_nobody() {
             }
             let view = until(&lab, |view| view.copied.get("pending") == Some(&4));
             assert_eq!(u64::from(view.pending), PENDING_MAX, "{view:?}");
-            guest.send(&packet(FAR_MAC, b"short", false));
+            guest.send(&udp_packet(FAR_MAC, b"short", false));
             assert_eq!(received(&far), b"short");
 
             run("tc", "qdisc del dev v0 root");
@@ -259,7 +242,7 @@ fn a_queue_that_stops_gives_everything_back() {
         until(&lab, |view| view.lanes.len() == 1);
         hold();
         for _ in 0..8 {
-            guest.send(&packet(AWAY_MAC, &payload(0, 1400), false));
+            guest.send(&udp_packet(AWAY_MAC, &payload(0, 1400), false));
         }
         until(&lab, |view| view.pending == 7);
         let before = Instant::now();
@@ -281,7 +264,7 @@ fn new_memory_gets_a_new_lane() {
         until(&lab, |view| view.lanes.len() == 1);
         for mark in 0..3 {
             let payload = payload(mark, 1400);
-            guest.send(&packet(FAR_MAC, &payload, false));
+            guest.send(&udp_packet(FAR_MAC, &payload, false));
             assert!(received(&far) == payload);
             // The same file at the same place: the queues go on where they stood.
             let table = station::table(&guest.file, 0, 8 << 20);
@@ -308,12 +291,12 @@ fn uplinks_come_and_go() {
             let view = until(&lab, |view| view.lanes.len() == 1);
             assert_eq!(view.lanes[0].queue, lane);
             let payload = payload(lane.into(), 1400);
-            guest.send(&packet(FAR_MAC, &payload, false));
+            guest.send(&udp_packet(FAR_MAC, &payload, false));
             assert!(received(&far) == payload);
             assert_eq!(zero_copy(&lab).frames, 1);
         }
         lab.apply(workers, &Lab::port("a", "")).unwrap();
-        guest.send(&packet(BROADCAST, &payload(0, 1400), false));
+        guest.send(&udp_packet(BROADCAST, &payload(0, 1400), false));
         all_back(&mut guest);
     });
 }
@@ -332,14 +315,14 @@ fn what_cannot_be_lent_is_copied() {
 
         // Nobody knows the far end yet: two ports get the frame.
         let bytes = payload(1, 1400);
-        guest.send(&packet(FAR_MAC, &bytes, false));
+        guest.send(&udp_packet(FAR_MAC, &bytes, false));
         assert!(received(&far) == bytes && other.receive_from(MAC_A)[42..] == bytes);
         assert_eq!((zero_copy(&lab).frames, copied("group")), (0, 1));
         far.send_to(b"here", "10.9.0.2:7001").unwrap();
         guest.receive_from(FAR_MAC);
 
         // More pieces than a frame may have.
-        let packet = packet(FAR_MAC, &bytes, false);
+        let packet = udp_packet(FAR_MAC, &bytes, false);
         let (start, len) = guest.write_slot(&[0; 12], &packet);
         let cut = |from: u32, to: u32| (guestmem::GuestAddr(start.0 + u64::from(from)), to - from);
         let mut buffers = vec![cut(0, 200)];
@@ -379,7 +362,7 @@ fn refused(wish: &str, queues: u32, features: Features, why: &str) {
     let view = until(&lab, |view| !view.refused.is_empty());
     assert!(view.refused["a/0"].contains(why), "{:?}", view.refused);
     let payload = payload(0, 1400);
-    guest.send(&packet(FAR_MAC, &payload, false));
+    guest.send(&udp_packet(FAR_MAC, &payload, false));
     assert!(received(&far) == payload);
     let view = zero_copy(&lab);
     assert_eq!((view.frames, view.lanes.len(), view.copied.len()), (0, 0, 0));

@@ -153,7 +153,7 @@ impl GuestPort {
         let uplinks = uplinks(port);
         let leads_somewhere =
             |lane: &Lane| !lane.is_broken() && uplinks.iter().any(|lanes| lane.is_of(lanes));
-        self.close_lanes(index, now, leads_somewhere);
+        self.close_lanes(port, index, now, leads_somewhere);
         for lanes in &uplinks {
             let missing = |live: &Live| !live.lanes.iter().any(|lane| lane.is_of(lanes));
             let ring = slot.lock().as_ref().filter(|live| missing(live)).map(|live| live.queue.size().get());
@@ -175,8 +175,8 @@ impl GuestPort {
 
     /// Closes the lanes of a transmit queue that `stays` does not keep, and completes their frames. The queue stands still
     /// meanwhile. For the session.
-    pub(super) fn close_lanes(&self, index: u16, now: Now, stays: impl Fn(&Lane) -> bool) {
-        let Some((_, slot)) = self.transmit_slot(index) else { return };
+    pub(super) fn close_lanes(&self, port: &Port, index: u16, now: Now, stays: impl Fn(&Lane) -> bool) {
+        let Some((pair, slot)) = self.transmit_slot(index) else { return };
         let mut guard = slot.lock();
         if !guard.as_ref().is_some_and(|live| live.lanes.iter().any(|lane| !stays(lane))) {
             return;
@@ -187,6 +187,8 @@ impl GuestPort {
         if let Some(mut live) = taken {
             live.close_lanes(now, stays);
             *slot.lock() = Some(live);
+            // A worker may have looked meanwhile, found nothing and let the queue rest without asking for kicks.
+            port.poke(pair);
         }
     }
 

@@ -118,6 +118,12 @@ pub(super) struct Source {
     pub(super) index: u16,
 }
 
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index && Arc::ptr_eq(&self.port, &other.port)
+    }
+}
+
 impl Source {
     /// Where it is served.
     #[inline]

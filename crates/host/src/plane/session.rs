@@ -423,8 +423,9 @@ impl<'s> Connection<'s> {
 
     /// Closes the lanes of a queue that stops or moves.
     fn close_lanes(&self, index: u16) {
-        self.guest.close_lanes(index, self.serving.origin.now(), |_| false);
-        self.guest.forget_lanes(&self.serving.port, index);
+        let Serving { port, origin, .. } = self.serving;
+        self.guest.close_lanes(port, index, origin.now(), |_| false);
+        self.guest.forget_lanes(port, index);
     }
 
     fn stop_all(&mut self) {

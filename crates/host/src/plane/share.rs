@@ -3,8 +3,9 @@
 //! Sources that have work get the same *time*, not the same number of frames: who sends 64 KiB frames to many ports would
 //! otherwise take nearly all of it. In each round a source gets [`QUANTUM_NS`] on credit and is served in bursts until
 //! that is used up or nothing is left to do; what it used too much is missing in the next rounds. What is not used is lost,
-//! so nobody saves up. The length of a burst follows from what its frames have cost lately, so a round lasts about as many
-//! quanta as sources have work, and that bounds the delay of each.
+//! so nobody saves up. A burst is as long as a quantum by what its frames have cost lately, and no longer than [`BURST`]: short
+//! frames go in whole bursts, and a round lasts at most about twice as many quanta as sources have work, which bounds the delay
+//! of each.
 
 use super::deliver::BURST;
 
@@ -34,7 +35,7 @@ impl Share {
 
     /// How many frames it may have handled now, up to [`BURST`]; 0: it is the others' turn.
     pub(super) fn frames(&self) -> usize {
-        if self.credit_ns <= 0 { 0 } else { ((self.credit_ns / self.frame_ns) as usize).clamp(1, BURST) }
+        if self.credit_ns <= 0 { 0 } else { ((QUANTUM_NS / self.frame_ns) as usize).clamp(1, BURST) }
     }
 
     /// It had so many frames handled in so much time.

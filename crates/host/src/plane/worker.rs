@@ -94,8 +94,6 @@ impl Worker {
             *place = None;
         }
         self.sources.store(Arc::new(sources));
-        // One that sleeps still holds the list that it looked at, and with it what the source's port has open.
-        self.kicks.wake();
     }
 
     /// Gives every source up.
@@ -187,13 +185,10 @@ impl Worker {
     /// Takes what the kick descriptors and `poke` say into the active list, after `time` at most.
     fn look(&self, active: &mut Vec<Active>, events: &mut Vec<epoll::Event>, time: Option<Duration>) {
         let timeout: Option<Timespec> = time.map(timespec);
-        let sources = self.sources.load();
         let mut now = None;
         self.kicks.wait(events, timeout.as_ref(), |number, cause| {
-            // What was taken away while we slept is its new worker's.
-            let fresh = self.sources.load();
-            let list = if Arc::ptr_eq(&sources, &fresh) { &sources } else { &fresh };
-            if let Some(source) = list.get(number as usize).and_then(Option::as_ref) {
+            // Not before: who sleeps on a list keeps alive what was taken off it meanwhile.
+            if let Some(source) = self.sources.load().get(number as usize).and_then(Option::as_ref) {
                 count_kick(source, cause);
                 Active::insert(active, number, source, *now.get_or_insert_with(Instant::now));
             }
@@ -252,7 +247,8 @@ enum Step {
 impl Active {
     /// Has the source looked at; one look without work and it rests again, so kicks alone keep nobody busy.
     fn insert(active: &mut Vec<Self>, number: u32, source: &Source, now: Instant) {
-        if !active.iter().any(|entry| entry.number == number) {
+        // A number alone may be that of a source that was taken away a moment ago.
+        if !active.iter().any(|entry| entry.number == number && entry.source == *source) {
             let last_work = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
             active.push(Self { number, source: source.clone(), last_work, share: Share::new() });
         }
@@ -260,10 +256,7 @@ impl Active {
 
     /// Whether the worker still serves it.
     fn is_in(&self, sources: &[Option<Source>]) -> bool {
-        let place = sources.get(self.number as usize).and_then(Option::as_ref);
-        place.is_some_and(|place| {
-            place.index == self.source.index && Arc::ptr_eq(&place.port, &self.source.port)
-        })
+        sources.get(self.number as usize).and_then(Option::as_ref) == Some(&self.source)
     }
 
     /// Gives the source its part of a round.

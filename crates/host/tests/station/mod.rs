@@ -427,3 +427,22 @@ pub fn start_ring_with(stream: &UnixStream, kick: BorrowedFd<'_>) {
     raw_message(stream, 9, &words(&[0, USER, USER + 0x8000, USER + 0x4000, 0]), &[]); // SET_VRING_ADDR
     raw_message(stream, 12, &words(&[0]), &[kick]); // SET_VRING_KICK
 }
+
+/// What is behind the wire in tests of uplinks.
+pub const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
+
+/// A UDP packet of the guest at 10.9.0.2, whose checksum is left to others where `unfinished`.
+pub fn udp_packet(dst: [u8; 6], payload: &[u8], unfinished: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    etherparse::PacketBuilder::ethernet2(MAC_A, dst)
+        .ipv4([10, 9, 0, 2], [10, 9, 0, 1], 64)
+        .udp(7001, 7000)
+        .write(&mut bytes, payload)
+        .unwrap();
+    if unfinished {
+        let words = bytes[26..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+        let sum = words.sum::<u32>() + 17 + 8 + payload.len() as u32;
+        bytes[40..42].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    }
+    bytes
+}
