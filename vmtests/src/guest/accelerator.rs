@@ -18,7 +18,9 @@ impl Accelerator {
     pub(super) fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "qemu64"],
+            // One thread for all processors of a guest: with one for each, one boot in ten of two processors ended in both spinning
+            // before the kernel had looked at any card.
+            Self::Tcg => ["-accel", "tcg,thread=single", "-cpu", "qemu64"],
         }
     }
 

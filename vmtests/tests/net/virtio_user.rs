@@ -36,11 +36,20 @@ pub(crate) fn all_variants(scene: &Scene) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     for (number, (name, options, eal)) in VARIANTS.iter().enumerate() {
         let what = format!("{name}: every frame arrives, alone and in segments, and a loop runs");
-        let outcome = scene.check(&what, || variant(scene, &ringway, number, options, eal));
+        let outcome = scene.check(&what, || {
+            variant(scene, &ringway, number, options, eal).with_context(|| losses(&ringway))
+        });
         failures.extend(outcome.err().map(|error| format!("{error:#}")));
     }
-    ensure!(failures.is_empty(), "{}\n{}", failures.join("\n"), ringway.log_tail());
+    // What failed comes last: of a long log the end is read.
+    ensure!(failures.is_empty(), "{}\n{}", ringway.log_tail(), failures.join("\n"));
     scene.check("SIGTERM ends ringway cleanly", || ringway.terminate())
+}
+
+/// Where frames went, by the switch's own account.
+fn losses(ringway: &Ringway) -> String {
+    let ports = ["a", "b"].map(|port| ringway.tell(&["port", "show", port]));
+    ports.map(|text| text.unwrap_or_else(|error| format!("{error:#}"))).join("\n")
 }
 
 fn variant(
