@@ -13,16 +13,12 @@
 #[inline(always)]
 pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
     use std::arch::asm;
-    /// From this length on the string move is used, in bytes. It wins from 512 at the latest where it was measured
-    /// (docs/performance.md); other processors start it more slowly.
-    const STRING_MOVE_FROM: usize = 768;
-    /// It is slower than moves where source and destination do not lie alike in their cache lines, as the pieces of a long frame
-    /// do that begins behind a header.
-    const LINE: usize = 64;
+    /// From this length on a copy is long, in bytes: what it takes to begin one is paid back (docs/performance.md).
+    const LONG_FROM: usize = 768;
 
-    if len >= STRING_MOVE_FROM && (dst.addr() ^ src.addr()).is_multiple_of(LINE) {
+    if len >= LONG_FROM {
         // SAFETY: the caller vouches for both ranges.
-        return unsafe { string_move(dst, src, len) };
+        return unsafe { copy_long(dst, src, len) };
     }
     if len >= 16 {
         // SAFETY: `len` is at least 16.
@@ -47,6 +43,64 @@ pub unsafe fn copy_shared(dst: *mut u8, src: *const u8, len: usize) {
                      options(nostack, preserves_flags));
             }
         }
+    }
+}
+
+/// A long copy, of 192 bytes at least. Out of line, since a few instructions more do not count here, and do where copies are short.
+///
+/// # Safety
+/// As for [`copy_shared`], and `len` is at least 192.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(never)]
+unsafe fn copy_long(dst: *mut u8, src: *const u8, len: usize) {
+    // The string move is far slower where source and destination do not lie alike in their cache lines, as the pieces of a long
+    // frame do that begins behind a header.
+    // SAFETY: the caller vouches for both ranges and the length; the processor has what was asked for.
+    unsafe {
+        if (dst.addr() ^ src.addr()).is_multiple_of(LINE) {
+            string_move(dst, src, len);
+        } else if std::arch::is_x86_feature_detected!("avx2") {
+            wide_moves(dst, src, len);
+        } else {
+            copy_moves(dst, src, len);
+        }
+    }
+}
+
+/// Bytes of a cache line.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE: usize = 64;
+
+/// A copy of at least 192 bytes by 32-byte moves whose stores never cross a cache line, but for the first and the last ones.
+///
+/// # Safety
+/// As for [`copy_shared`]; `len` is at least 192, and the processor has AVX2.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+unsafe fn wide_moves(dst: *mut u8, src: *const u8, len: usize) {
+    /// Bytes of a step.
+    const STEP: usize = 128;
+    // What lies before the first whole line of the destination is 64 bytes at most, so `len - skip` is at least a step.
+    let skip = LINE - dst.addr() % LINE;
+    let last = len - STEP;
+    // SAFETY: the first line, steps that begin between `skip` and `last`, and the step at `last` lie inside both ranges.
+    unsafe {
+        copy_ends(dst, src, LINE);
+        std::arch::asm!(
+            "2:",
+            "vmovdqu {a}, ymmword ptr [{s} + {i}]", "vmovdqu {b}, ymmword ptr [{s} + {i} + 32]",
+            "vmovdqu {c}, ymmword ptr [{s} + {i} + 64]", "vmovdqu {e}, ymmword ptr [{s} + {i} + 96]",
+            "vmovdqu ymmword ptr [{d} + {i}], {a}", "vmovdqu ymmword ptr [{d} + {i} + 32], {b}",
+            "vmovdqu ymmword ptr [{d} + {i} + 64], {c}", "vmovdqu ymmword ptr [{d} + {i} + 96], {e}",
+            "add {i}, 128", "cmp {i}, {last}", "jb 2b",
+            "vmovdqu {a}, ymmword ptr [{s} + {last}]", "vmovdqu {b}, ymmword ptr [{s} + {last} + 32]",
+            "vmovdqu {c}, ymmword ptr [{s} + {last} + 64]", "vmovdqu {e}, ymmword ptr [{s} + {last} + 96]",
+            "vmovdqu ymmword ptr [{d} + {last}], {a}", "vmovdqu ymmword ptr [{d} + {last} + 32], {b}",
+            "vmovdqu ymmword ptr [{d} + {last} + 64], {c}", "vmovdqu ymmword ptr [{d} + {last} + 96], {e}",
+            "vzeroupper",
+            a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, e = out(ymm_reg) _,
+            i = inout(reg) skip => _, last = in(reg) last, s = in(reg) src, d = in(reg) dst,
+            options(nostack));
     }
 }
 
