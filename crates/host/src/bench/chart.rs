@@ -12,6 +12,8 @@ pub(super) struct Chart {
     pub(super) title: &'static str,
     pub(super) machine: super::machine::Machine,
     pub(super) effort: super::Effort,
+    /// Nothing was measured: the verdict says why.
+    pub(super) left_out: bool,
     #[serde(flatten)]
     pub(super) drawing: Drawing,
 }
@@ -24,6 +26,25 @@ pub(super) struct Drawing {
     pub(super) panels: Vec<Panel>,
     /// Everything that was measured, with its own field names.
     pub(super) measurements: serde_json::Value,
+}
+
+/// A chart cannot be made here, for this reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("left out: {0}")]
+pub(super) struct LeftOut(pub(super) String);
+
+impl Drawing {
+    /// What stands in the place of a chart that cannot be made.
+    pub(super) fn left_out(why: &LeftOut) -> Self {
+        let mut table = Table::new(&["left out, because"]);
+        table.add([why.0.clone()]);
+        Self {
+            verdict: Verdict { shows_the_shape: false, sentence: format!("Left out: {}.", why.0) },
+            table,
+            panels: Vec::new(),
+            measurements: serde_json::Value::Null,
+        }
+    }
 }
 
 /// Whether the chart shows the talk's shape.

@@ -1,6 +1,6 @@
 //! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install.
 //!
-//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`]): it makes plans, has them measured, and
+//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`], [`zero_copy`]): it makes plans, has them measured, and
 //! draws what came out ([`chart`], [`picture`]). A plan is measured by [`traffic`]: a data plane ([`lab`]) and guests ([`guest`],
 //! [`frames`]) whose loop is closed and who check everything that comes. What a chart says about its shape it computes from
 //! what it measured. docs/charts.md tells what each shows.
@@ -21,6 +21,8 @@ mod picture;
 mod statistics;
 mod threads;
 mod traffic;
+mod uplink;
+mod zero_copy;
 
 use crate::embedded::interrupt;
 use crate::embedded::rings::{HeaderPlace, Shape};
@@ -86,12 +88,21 @@ pub enum ChartName {
     Elvis,
     /// Bytes of a ring in virtio 0.9 and 1.x
     Memory,
+    /// Frames to an AF_XDP uplink, copied or straight from the guest's memory, over sizes; needs root
+    ZeroCopy,
 }
 
 impl ChartName {
     /// All charts, in the order of the talk.
-    pub const ALL: [Self; 6] =
-        [Self::Memory, Self::Layout, Self::Elvis, Self::FastRx, Self::ThreadsUdpRr, Self::ThreadsTcpStream];
+    pub const ALL: [Self; 7] = [
+        Self::Memory,
+        Self::Layout,
+        Self::Elvis,
+        Self::FastRx,
+        Self::ThreadsUdpRr,
+        Self::ThreadsTcpStream,
+        Self::ZeroCopy,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -101,6 +112,7 @@ impl ChartName {
             Self::ThreadsTcpStream => "threads-tcp-stream",
             Self::Elvis => "elvis",
             Self::Memory => "memory",
+            Self::ZeroCopy => "zero-copy",
         }
     }
 
@@ -112,6 +124,7 @@ impl ChartName {
             Self::ThreadsTcpStream => "Threading: TCP stream",
             Self::Elvis => "ELVIS: notified threads and polling sidecores",
             Self::Memory => "Memory of a ring: virtio 0.9 and 1.x",
+            Self::ZeroCopy => "Zero-copy transmit to an AF_XDP uplink",
         }
     }
 
@@ -123,6 +136,7 @@ impl ChartName {
             Self::ThreadsTcpStream => threads::tcp_stream(bench),
             Self::Elvis => elvis::chart(bench),
             Self::Memory => memory::chart(),
+            Self::ZeroCopy => zero_copy::chart(bench),
         }
     }
 }
@@ -157,11 +171,20 @@ pub fn run(options: &BenchOptions) -> Result<()> {
     let mut charts = Vec::new();
     for name in names {
         let bench = Bench { name: *name, seconds: options.seconds, effort: Cell::default() };
-        let mut drawing = name.draw(&bench).with_context(|| name.name())?;
+        let (mut drawing, left_out) = match name.draw(&bench).with_context(|| name.name()) {
+            Ok(drawing) => (drawing, false),
+            Err(fault) => match fault.downcast_ref() {
+                // Who wants this one and no other is not served by anything else.
+                Some(why) if options.charts.len() != 1 => (Drawing::left_out(why), true),
+                _ => return Err(fault),
+            },
+        };
         drawing.verdict = drawing.verdict.beside_others(bench.effort.get().others_share);
         let (name, title) = (name.name(), name.title());
-        let chart = Chart { name, title, machine: machine.clone(), effort: bench.effort.get(), drawing };
-        if let Some(directory) = &options.out {
+        let effort = bench.effort.get();
+        let chart = Chart { name, title, machine: machine.clone(), effort, left_out, drawing };
+        // What was measured before stays as it is.
+        if let Some(directory) = options.out.as_ref().filter(|_| !left_out) {
             output::write(&chart, directory)?;
         }
         if !options.json {
@@ -203,6 +226,13 @@ impl Effort {
             others_share: 0.0,
         }
     }
+
+    fn times(&self) -> Times {
+        Times {
+            warm_up: Duration::from_millis(self.warm_up_ms),
+            window: Duration::from_millis(self.window_ms),
+        }
+    }
 }
 
 /// What a chart measures with.
@@ -215,34 +245,45 @@ struct Bench {
 impl Bench {
     /// Measures every plan in each of some rounds; the run with the median rate of each.
     fn measure(&self, plans: &[Plan], rounds: Rounds) -> Result<Vec<Outcome>> {
-        let effort = Effort::new(self.seconds, plans.len(), rounds);
+        let runs = self.paced(plans.len(), rounds, |effort, bar| {
+            let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
+            for _ in 0..effort.rounds {
+                for (plan, runs) in plans.iter().zip(&mut runs) {
+                    runs.push(traffic::run(plan, effort.times())?);
+                    bar.inc(1);
+                }
+            }
+            Ok(runs)
+        })?;
+        Ok(runs.into_iter().filter_map(|runs| median_run(runs, Outcome::rate)).collect())
+    }
+
+    /// Shares the time out between so many cases and has them measured, with a bar that `body` moves on after each, and a look
+    /// at what others have of the CPUs.
+    fn paced<T>(
+        &self,
+        cases: usize,
+        rounds: Rounds,
+        body: impl FnOnce(Effort, &ProgressBar) -> Result<T>,
+    ) -> Result<T> {
+        let effort = Effort::new(self.seconds, cases, rounds);
         self.effort.set(effort);
-        let times = Times {
-            warm_up: Duration::from_millis(effort.warm_up_ms),
-            window: Duration::from_millis(effort.window_ms),
-        };
-        let bar = progress(self.name.name(), plans.len() * effort.rounds);
+        let bar = progress(self.name.name(), cases * effort.rounds);
         if bar.is_hidden() {
             let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
             eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s", self.seconds);
         }
         let before = CpuTimes::now();
-        let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
-        for _ in 0..effort.rounds {
-            for (plan, runs) in plans.iter().zip(&mut runs) {
-                runs.push(traffic::run(plan, times)?);
-                bar.inc(1);
-            }
-        }
+        let result = body(effort, &bar);
         bar.finish_and_clear();
         self.effort.set(Effort { others_share: CpuTimes::now().others_since(&before), ..effort });
-        Ok(runs.into_iter().filter_map(median_run).collect())
+        result
     }
 }
 
-/// The run whose rate is in the middle.
-fn median_run(mut runs: Vec<Outcome>) -> Option<Outcome> {
-    runs.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+/// The run of which `value` is in the middle.
+fn median_run<T>(mut runs: Vec<T>, value: impl Fn(&T) -> f64) -> Option<T> {
+    runs.sort_by(|a, b| value(a).total_cmp(&value(b)));
     let middle = runs.len() / 2;
     (middle < runs.len()).then(|| runs.swap_remove(middle))
 }

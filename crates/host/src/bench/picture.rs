@@ -187,6 +187,7 @@ mod tests {
             title: "A title",
             machine: Machine::here(),
             effort: Effort::default(),
+            left_out: false,
             drawing: Drawing {
                 verdict: Verdict::new(true, "it is", ""),
                 table: Table::default(),
