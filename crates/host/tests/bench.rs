@@ -138,7 +138,7 @@ fn zero_copy_copies_heads_and_loses_nothing() {
 fn without_namespaces(arguments: &[&str]) -> std::process::Output {
     std::thread::scope(|scope| {
         let run = || {
-            let right = rustix::thread::Capability::SystemAdmin;
+            let right = rustix::thread::CapabilitySet::SYS_ADMIN;
             // Only this thread and what it starts are without it.
             rustix::thread::remove_capability_from_bounding_set(right).expect("needs root");
             Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).output().expect("ran")
@@ -167,10 +167,31 @@ fn what_cannot_be_measured_is_left_out_by_name() {
 }
 
 #[test]
+fn charts_that_real_guests_cannot_make_are_named() {
+    let bench = |arguments: &[&str]| {
+        Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).output().expect("ran")
+    };
+    let all = bench(&["layout", "memory", "--vm", "--quick", "--json"]);
+    assert!(all.status.success(), "{}", String::from_utf8_lossy(&all.stderr));
+    let charts: Value = serde_json::from_slice(&all.stdout).expect("JSON");
+    for (place, name) in ["layout", "memory"].into_iter().enumerate() {
+        assert_eq!(charts[place]["left_out"], true);
+        let sentence = charts[place]["verdict"]["sentence"].as_str().expect("a sentence");
+        assert!(sentence.starts_with(&format!("Left out: --vm has no {name}: ")), "{sentence}");
+    }
+    let alone = bench(&["layout", "--vm"]);
+    assert!(!alone.status.success());
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("--vm has no layout"));
+}
+
+#[test]
 fn usage_is_checked() {
-    for arguments in
-        [&["nothing"][..], &["layout", "--seconds", "0"], &["layout", "--quick", "--seconds", "2"]]
-    {
+    for arguments in [
+        &["nothing"][..],
+        &["layout", "--seconds", "0"],
+        &["layout", "--quick", "--seconds", "2"],
+        &["--cache", "x"],
+    ] {
         Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).assert().code(2);
     }
 }

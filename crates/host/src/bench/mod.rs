@@ -1,4 +1,4 @@
-//! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install.
+//! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install, or with real ones ([`vm`]).
 //!
 //! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`], [`zero_copy`]): it makes plans, has them measured, and
 //! draws what came out ([`chart`], [`picture`]). A plan is measured by [`traffic`]: a data plane ([`lab`]) and guests ([`guest`],
@@ -22,6 +22,7 @@ mod statistics;
 mod threads;
 mod traffic;
 mod uplink;
+mod vm;
 mod zero_copy;
 
 use crate::embedded::interrupt;
@@ -68,6 +69,8 @@ impl Rounds {
     const FEW: Self = Self { max: 3, window_min: Duration::from_millis(500) };
     /// Where little is between cases, so that chance must be evened out.
     const MANY: Self = Self { max: 15, window_min: Duration::from_millis(150) };
+    /// Where each run takes much longer to begin than to measure.
+    const ONE: Self = Self { max: 1, ..Self::FEW };
 }
 
 /// Part of each measurement that only warms up.
@@ -128,7 +131,7 @@ impl ChartName {
         }
     }
 
-    fn draw(self, bench: &Bench) -> Result<Drawing> {
+    fn draw(self, bench: &Bench<'_>) -> Result<Drawing> {
         match self {
             Self::Layout => layout::chart(bench),
             Self::FastRx => fast_rx::chart(bench),
@@ -150,8 +153,12 @@ pub struct BenchOptions {
     pub seconds: f64,
     /// Print one JSON array of charts on standard output.
     pub json: bool,
-    /// Write NAME.svg, NAME.json and NAME.md of each chart into this directory.
+    /// Write NAME.svg, NAME.json and NAME.md of each chart into this directory; NAME-vm with `vm`.
     pub out: Option<PathBuf>,
+    /// With QEMU guests instead of embedded ones, as far as there are charts of them.
+    pub vm: bool,
+    /// Where packages for `vm` are kept; `None`: `ringway` in the user's cache directory.
+    pub cache: Option<PathBuf>,
 }
 
 /// Measures and prints.
@@ -168,10 +175,15 @@ pub fn run(options: &BenchOptions) -> Result<()> {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
     let names = if options.charts.is_empty() { &ChartName::ALL[..] } else { &options.charts };
+    let is_possible = |name: &ChartName| !options.vm || vm::check(*name).is_ok();
+    // Nothing is downloaded for charts that are left out.
+    let are_wanted = options.vm && names.iter().any(is_possible);
+    let guests = are_wanted.then(|| vm::Guests::new(options.cache.as_deref())).transpose()?;
     let mut charts = Vec::new();
     for name in names {
-        let bench = Bench { name: *name, seconds: options.seconds, effort: Cell::default() };
-        let (mut drawing, left_out) = match name.draw(&bench).with_context(|| name.name()) {
+        let bench =
+            Bench { name: *name, seconds: options.seconds, effort: Cell::default(), guests: guests.as_ref() };
+        let (mut drawing, left_out) = match bench.draw(options.vm).with_context(|| name.name()) {
             Ok(drawing) => (drawing, false),
             Err(fault) => match fault.downcast_ref() {
                 // Who wants this one and no other is not served by anything else.
@@ -179,10 +191,20 @@ pub fn run(options: &BenchOptions) -> Result<()> {
                 _ => return Err(fault),
             },
         };
-        drawing.verdict = drawing.verdict.beside_others(bench.effort.get().others_share);
-        let (name, title) = (name.name(), name.title());
         let effort = bench.effort.get();
-        let chart = Chart { name, title, machine: machine.clone(), effort, left_out, drawing };
+        drawing.verdict = drawing.verdict.beside_others(effort.others_share);
+        if let Some(guests) = guests.as_ref().filter(|_| !left_out) {
+            drawing.verdict = drawing.verdict.with(&guests.reservation());
+        }
+        let chart = Chart {
+            name: name.name(),
+            title: name.title(),
+            machine: machine.clone(),
+            guests: guests.as_ref().map(vm::Guests::describe),
+            effort,
+            left_out,
+            drawing,
+        };
         // What was measured before stays as it is.
         if let Some(directory) = options.out.as_ref().filter(|_| !left_out) {
             output::write(&chart, directory)?;
@@ -236,20 +258,43 @@ impl Effort {
 }
 
 /// What a chart measures with.
-struct Bench {
+struct Bench<'g> {
     name: ChartName,
     seconds: f64,
     effort: Cell<Effort>,
+    /// Real ones, if they are wanted.
+    guests: Option<&'g vm::Guests>,
 }
 
-impl Bench {
+impl Bench<'_> {
+    fn draw(&self, vm: bool) -> Result<Drawing> {
+        if vm {
+            vm::check(self.name)?;
+        }
+        self.name.draw(self)
+    }
+
+    /// The numbers of guests, of those that embedded ones have, and how many of so many guests ask others.
+    fn numbers(&self, embedded: &[usize]) -> Vec<(usize, usize)> {
+        match self.guests {
+            Some(_) => {
+                vm::numbers(embedded).into_iter().map(|guests| (guests, vm::clients_of(guests))).collect()
+            }
+            None => embedded.iter().map(|guests| (*guests, *guests)).collect(),
+        }
+    }
+
     /// Measures every plan in each of some rounds; the run with the median rate of each.
     fn measure(&self, plans: &[Plan], rounds: Rounds) -> Result<Vec<Outcome>> {
+        let rounds = if self.guests.is_some() { Rounds::ONE } else { rounds };
         let runs = self.paced(plans.len(), rounds, |effort, bar| {
             let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
             for _ in 0..effort.rounds {
                 for (plan, runs) in plans.iter().zip(&mut runs) {
-                    runs.push(traffic::run(plan, effort.times())?);
+                    runs.push(match self.guests {
+                        Some(guests) => guests.run(plan, effort.times())?,
+                        None => traffic::run(plan, effort.times())?,
+                    });
                     bar.inc(1);
                 }
             }
@@ -271,12 +316,16 @@ impl Bench {
         let bar = progress(self.name.name(), cases * effort.rounds);
         if bar.is_hidden() {
             let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
-            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s", self.seconds);
+            let more = if self.guests.is_some() { ", and guests boot for each" } else { "" };
+            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s{more}", self.seconds);
         }
         let before = CpuTimes::now();
         let result = body(effort, &bar);
         bar.finish_and_clear();
-        self.effort.set(Effort { others_share: CpuTimes::now().others_since(&before), ..effort });
+        // Real guests are processes of their own, which cannot be told from others.
+        if self.guests.is_none() {
+            self.effort.set(Effort { others_share: CpuTimes::now().others_since(&before), ..effort });
+        }
         result
     }
 }

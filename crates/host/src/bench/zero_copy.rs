@@ -71,7 +71,7 @@ fn worker_ns_per_frame(sent: &Sent) -> f64 {
 }
 
 /// Measures and draws.
-pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
+pub(super) fn chart(bench: &Bench<'_>) -> Result<Drawing> {
     let cases = SIZES.len() * MODES.len();
     let (runs, kernel) =
         bench.paced(cases, Rounds::MANY, |effort, bar| in_namespace(|| measure(effort, bar)))?;
