@@ -311,13 +311,15 @@ impl Bench<'_> {
         rounds: Rounds,
         body: impl FnOnce(Effort, &ProgressBar) -> Result<T>,
     ) -> Result<T> {
-        let effort = Effort::new(self.seconds, cases, rounds);
+        let most = if self.guests.is_some() { cases as f64 * vm::SECONDS_MAX } else { f64::MAX };
+        let seconds = self.seconds.min(most);
+        let effort = Effort::new(seconds, cases, rounds);
         self.effort.set(effort);
         let bar = progress(self.name.name(), cases * effort.rounds);
         if bar.is_hidden() {
             let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
             let more = if self.guests.is_some() { ", and guests boot for each" } else { "" };
-            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s{more}", self.seconds);
+            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {seconds:.0} s{more}");
         }
         let before = CpuTimes::now();
         let result = body(effort, &bar);

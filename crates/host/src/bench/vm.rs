@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// How many guests charts have: pairs, and few, since each is a process with a CPU of its own to emulate or to run.
 const NUMBERS: [usize; 2] = [2, 4];
+/// Longest time that a case is measured, in seconds: sockperf keeps a note of every request that there may be, in the guest's memory.
+pub(super) const SECONDS_MAX: f64 = 20.0;
 /// What sockperf runs longer than it is looked at, in seconds.
 const SLACK_S: u64 = 4;
 /// Longest time from a guest's card being up to its being ready, and from the word to traffic.
