@@ -193,14 +193,15 @@ pub fn run(options: &BenchOptions) -> Result<()> {
         };
         let effort = bench.effort.get();
         drawing.verdict = drawing.verdict.beside_others(effort.others_share);
-        if let Some(guests) = guests.as_ref().filter(|_| !left_out) {
+        let who = guests.as_ref().filter(|_| !left_out);
+        if let Some(guests) = who {
             drawing.verdict = drawing.verdict.with(&guests.reservation());
         }
         let chart = Chart {
             name: name.name(),
             title: name.title(),
             machine: machine.clone(),
-            guests: guests.as_ref().map(vm::Guests::describe),
+            guests: who.map(vm::Guests::describe),
             effort,
             left_out,
             drawing,
