@@ -37,6 +37,8 @@ const WINDOW: usize = 96;
 const RING: u16 = 512;
 /// Frames that the guest sends before it kicks.
 const BURST: usize = 16;
+/// How long it waits when it may send nothing: less than its frames on their way take.
+const PAUSE: Duration = Duration::from_micros(20);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the frames that the kernel still has are looked at.
@@ -232,7 +234,8 @@ impl Uplink {
                 bail!("the driver stopped: {fault}");
             }
             if count == 0 {
-                std::thread::yield_now();
+                // A while in which some bursts go, so that the driver's looking does not slow the worker down.
+                std::thread::sleep(PAUSE);
             }
         }
     }
