@@ -111,11 +111,87 @@ fn elvis_polls_without_kicks() {
     }
 }
 
+/// Needs root, as the chart does, and Linux 6.6.
+#[test]
+fn zero_copy_copies_heads_and_loses_nothing() {
+    let axes = ["frame, bytes", "nanoseconds per frame", "bytes per frame", "frames per second"];
+    let chart = chart("zero-copy", "0.8", &axes);
+    assert_eq!(chart["left_out"], false);
+    assert_eq!(rows(&chart).len(), 8);
+    for row in rows(&chart) {
+        let size = number(row, "frame_bytes");
+        for (way, is_lent) in [("copy", false), ("zero_copy", true)] {
+            let side = &row[way];
+            assert!(number(side, "frames") > 0.0 && number(side, "worker_ns_per_frame") > 0.0, "{row}");
+            assert_eq!(number(side, "arrived") + number(side, "dropped"), number(side, "frames"), "{row}");
+            let (copied, lent) =
+                (number(side, "copied_bytes_per_frame"), number(side, "lent_bytes_per_frame"));
+            assert!((copied + lent - size).abs() < 1e-6, "{row}");
+            assert_eq!(lent > 0.0, is_lent, "{row}");
+            // The ring has room for all that the guest has on its way.
+            assert!(!is_lent || number(side, "lent_share") >= 0.9, "{row}");
+        }
+    }
+}
+
+/// `ringway bench` with these arguments as root without the right to make a network namespace.
+fn without_namespaces(arguments: &[&str]) -> std::process::Output {
+    std::thread::scope(|scope| {
+        let run = || {
+            let right = rustix::thread::CapabilitySet::SYS_ADMIN;
+            // Only this thread and what it starts are without it.
+            rustix::thread::remove_capability_from_bounding_set(right).expect("needs root");
+            Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).output().expect("ran")
+        };
+        scope.spawn(run).join().expect("a thread")
+    })
+}
+
+#[test]
+fn what_cannot_be_measured_is_left_out_by_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().to_str().expect("UTF-8");
+    let both = without_namespaces(&["memory", "zero-copy", "--quick", "--json", "--out", out]);
+    assert!(both.status.success(), "{}", String::from_utf8_lossy(&both.stderr));
+    let charts: Value = serde_json::from_slice(&both.stdout).expect("JSON");
+    assert_eq!((&charts[0]["left_out"], &charts[1]["left_out"]), (&false.into(), &true.into()));
+    let sentence = charts[1]["verdict"]["sentence"].as_str().expect("a sentence");
+    assert!(sentence.starts_with("Left out: it needs root"), "{sentence}");
+    assert!(directory.path().join("memory.md").exists() && !directory.path().join("zero-copy.md").exists());
+
+    let text = without_namespaces(&["memory", "zero-copy", "--quick"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("Left out: it needs root"));
+    let alone = without_namespaces(&["zero-copy", "--quick"]);
+    assert!(!alone.status.success());
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("left out: it needs root"));
+}
+
+#[test]
+fn charts_that_real_guests_cannot_make_are_named() {
+    let bench = |arguments: &[&str]| {
+        Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).output().expect("ran")
+    };
+    let all = bench(&["layout", "memory", "--vm", "--quick", "--json"]);
+    assert!(all.status.success(), "{}", String::from_utf8_lossy(&all.stderr));
+    let charts: Value = serde_json::from_slice(&all.stdout).expect("JSON");
+    for (place, name) in ["layout", "memory"].into_iter().enumerate() {
+        assert_eq!(charts[place]["left_out"], true);
+        let sentence = charts[place]["verdict"]["sentence"].as_str().expect("a sentence");
+        assert!(sentence.starts_with(&format!("Left out: --vm has no {name}: ")), "{sentence}");
+    }
+    let alone = bench(&["layout", "--vm"]);
+    assert!(!alone.status.success());
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("--vm has no layout"));
+}
+
 #[test]
 fn usage_is_checked() {
-    for arguments in
-        [&["nothing"][..], &["layout", "--seconds", "0"], &["layout", "--quick", "--seconds", "2"]]
-    {
+    for arguments in [
+        &["nothing"][..],
+        &["layout", "--seconds", "0"],
+        &["layout", "--quick", "--seconds", "2"],
+        &["--cache", "x"],
+    ] {
         Command::cargo_bin("ringway").expect("built").arg("bench").args(arguments).assert().code(2);
     }
 }

@@ -3,6 +3,7 @@
 //! Run by `cargo xtask test net`. Needs root. Tests run one at a time; each has a Ringway, a directory and guests of its own.
 
 mod cells;
+mod charts;
 mod hostile;
 mod outages;
 mod pair;
@@ -22,6 +23,7 @@ const TESTS: &[Test] = &[
     Test { name: "jumbo_mtu", body: cells::jumbo_mtu },
     Test { name: "qemu_killed", body: outages::qemu_killed },
     Test { name: "ringway_restarted", body: outages::ringway_restarted },
+    Test { name: "charts_of_real_guests", body: charts::of_real_guests },
 ];
 
 fn main() -> ExitCode {

@@ -11,9 +11,28 @@ pub(super) struct Chart {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     pub(super) machine: super::machine::Machine,
+    /// QEMU, what runs the guests' code and their kernel, where guests are real; embedded ones have nothing to tell.
+    pub(super) guests: Option<String>,
     pub(super) effort: super::Effort,
+    /// Nothing was measured: the verdict says why.
+    pub(super) left_out: bool,
     #[serde(flatten)]
     pub(super) drawing: Drawing,
+}
+
+impl Chart {
+    /// What its files are called, but for their ends: figures of real guests do not take the place of others.
+    pub(super) fn stem(&self) -> String {
+        if self.guests.is_some() { format!("{}-vm", self.name) } else { self.name.into() }
+    }
+
+    /// Machine and guests in a line.
+    pub(super) fn line(&self) -> String {
+        match &self.guests {
+            Some(guests) => format!("{}; guests: {guests}", self.machine.line()),
+            None => self.machine.line(),
+        }
+    }
 }
 
 /// What is made of a chart's measurements.
@@ -24,6 +43,25 @@ pub(super) struct Drawing {
     pub(super) panels: Vec<Panel>,
     /// Everything that was measured, with its own field names.
     pub(super) measurements: serde_json::Value,
+}
+
+/// A chart cannot be made here, for this reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("left out: {0}")]
+pub(super) struct LeftOut(pub(super) String);
+
+impl Drawing {
+    /// What stands in the place of a chart that cannot be made.
+    pub(super) fn left_out(why: &LeftOut) -> Self {
+        let mut table = Table::new(&["left out, because"]);
+        table.add([why.0.clone()]);
+        Self {
+            verdict: Verdict { shows_the_shape: false, sentence: format!("Left out: {}.", why.0) },
+            table,
+            panels: Vec::new(),
+            measurements: serde_json::Value::Null,
+        }
+    }
 }
 
 /// Whether the chart shows the talk's shape.
@@ -50,14 +88,13 @@ impl Verdict {
         if share <= OTHERS_MAX {
             return self;
         }
+        self.with(&format!("other programs had {:.0} % of the CPUs meanwhile", share * 100.0))
+    }
+
+    /// The same with a reservation.
+    pub(super) fn with(self, reservation: &str) -> Self {
         let sentence = self.sentence.trim_end_matches('.');
-        Self {
-            sentence: format!(
-                "{sentence} (other programs had {:.0} % of the CPUs meanwhile).",
-                share * 100.0
-            ),
-            ..self
-        }
+        Self { sentence: format!("{sentence} ({reservation})."), ..self }
     }
 }
 

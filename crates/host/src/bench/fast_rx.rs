@@ -64,7 +64,7 @@ impl Row {
 }
 
 /// Measures and draws.
-pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
+pub(super) fn chart(bench: &Bench<'_>) -> Result<Drawing> {
     let fast = Plan {
         workers: per_device(),
         ways: Ways { lingers: false, ..Ways::ALL },

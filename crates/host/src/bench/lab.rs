@@ -38,13 +38,20 @@ pub(super) struct Seen {
     /// Times a worker's thread gave its CPU up, and times the kernel took it away.
     pub(super) voluntary_switches: u64,
     pub(super) involuntary_switches: u64,
+    /// Processor time of workers in nanoseconds; 0 where the kernel does not tell.
+    pub(super) worker_ns: u64,
 }
 
 impl Lab {
     /// One switch with `guests` ports; `workers` is the body of `[workers]`.
     pub(super) fn new(workers: &str, guests: usize, ways: Ways) -> Result<Self> {
+        Self::with(workers, guests, "", ways)
+    }
+
+    /// The same with `more` behind the configuration's text.
+    pub(super) fn with(workers: &str, guests: usize, more: &str, ways: Ways) -> Result<Self> {
         let place = Place::new()?;
-        let text = text(workers, guests, place.path());
+        let text = text(workers, guests, place.path()) + more;
         let loaded =
             config::parse(&text, &place.path().join("bench.toml")).context("the bench's configuration")?;
         let plane = plane::start_with(&loaded.config, ways).context("starting the data plane")?;
@@ -54,6 +61,11 @@ impl Lab {
     /// Where guest `number` attaches.
     pub(super) fn socket(&self, number: usize) -> PathBuf {
         socket(self.place.path(), number)
+    }
+
+    /// The plane, for what only some charts look at.
+    pub(super) fn plane(&self) -> &Plane {
+        &self.plane
     }
 
     /// Everything that can be counted, and when that was.
@@ -69,7 +81,7 @@ impl Lab {
             seen.drops += counters.drops.values().sum::<u64>();
         }
         seen.sleeps = self.plane.status().workers.iter().map(|worker| worker.sleeps).sum();
-        count_switches(&mut seen);
+        count_threads(&mut seen);
         (Instant::now(), seen)
     }
 
@@ -106,6 +118,7 @@ impl Seen {
             worker_threads: self.worker_threads,
             voluntary_switches: since(|seen| seen.voluntary_switches),
             involuntary_switches: since(|seen| seen.involuntary_switches),
+            worker_ns: since(|seen| seen.worker_ns),
         }
     }
 
@@ -139,8 +152,9 @@ fn text(workers: &str, guests: usize, place: &Path) -> String {
     text
 }
 
-/// Adds the context switches of this process's workers (proc(5), `/proc/pid/status`).
-fn count_switches(seen: &mut Seen) {
+/// Adds the context switches and the time of this process's workers (proc(5), `/proc/pid/status`; `schedstat` begins with the
+/// time on a CPU).
+fn count_threads(seen: &mut Seen) {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return };
     for task in tasks.flatten() {
         // A thread may end meanwhile.
@@ -154,6 +168,8 @@ fn count_switches(seen: &mut Seen) {
             seen.worker_threads += 1;
             seen.voluntary_switches += count("voluntary_ctxt_switches");
             seen.involuntary_switches += count("nonvoluntary_ctxt_switches");
+            let times = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            seen.worker_ns += times.split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         }
     }
 }

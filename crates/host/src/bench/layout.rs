@@ -47,7 +47,7 @@ impl Side {
 }
 
 /// Measures and draws.
-pub(super) fn chart(bench: &Bench) -> Result<Drawing> {
+pub(super) fn chart(bench: &Bench<'_>) -> Result<Drawing> {
     let plan = |payload, header| Plan {
         workers: one_polling(),
         ways: Ways::ALL,

@@ -1,6 +1,6 @@
-//! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install.
+//! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install, or with real ones ([`vm`]).
 //!
-//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`]): it makes plans, has them measured, and
+//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`], [`zero_copy`]): it makes plans, has them measured, and
 //! draws what came out ([`chart`], [`picture`]). A plan is measured by [`traffic`]: a data plane ([`lab`]) and guests ([`guest`],
 //! [`frames`]) whose loop is closed and who check everything that comes. What a chart says about its shape it computes from
 //! what it measured. docs/charts.md tells what each shows.
@@ -21,6 +21,9 @@ mod picture;
 mod statistics;
 mod threads;
 mod traffic;
+mod uplink;
+mod vm;
+mod zero_copy;
 
 use crate::embedded::interrupt;
 use crate::embedded::rings::{HeaderPlace, Shape};
@@ -66,6 +69,8 @@ impl Rounds {
     const FEW: Self = Self { max: 3, window_min: Duration::from_millis(500) };
     /// Where little is between cases, so that chance must be evened out.
     const MANY: Self = Self { max: 15, window_min: Duration::from_millis(150) };
+    /// Where each run takes much longer to begin than to measure.
+    const ONE: Self = Self { max: 1, ..Self::FEW };
 }
 
 /// Part of each measurement that only warms up.
@@ -86,12 +91,21 @@ pub enum ChartName {
     Elvis,
     /// Bytes of a ring in virtio 0.9 and 1.x
     Memory,
+    /// Frames to an AF_XDP uplink, copied or straight from the guest's memory, over sizes; needs root
+    ZeroCopy,
 }
 
 impl ChartName {
     /// All charts, in the order of the talk.
-    pub const ALL: [Self; 6] =
-        [Self::Memory, Self::Layout, Self::Elvis, Self::FastRx, Self::ThreadsUdpRr, Self::ThreadsTcpStream];
+    pub const ALL: [Self; 7] = [
+        Self::Memory,
+        Self::Layout,
+        Self::Elvis,
+        Self::FastRx,
+        Self::ThreadsUdpRr,
+        Self::ThreadsTcpStream,
+        Self::ZeroCopy,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -101,6 +115,7 @@ impl ChartName {
             Self::ThreadsTcpStream => "threads-tcp-stream",
             Self::Elvis => "elvis",
             Self::Memory => "memory",
+            Self::ZeroCopy => "zero-copy",
         }
     }
 
@@ -112,10 +127,11 @@ impl ChartName {
             Self::ThreadsTcpStream => "Threading: TCP stream",
             Self::Elvis => "ELVIS: notified threads and polling sidecores",
             Self::Memory => "Memory of a ring: virtio 0.9 and 1.x",
+            Self::ZeroCopy => "Zero-copy transmit to an AF_XDP uplink",
         }
     }
 
-    fn draw(self, bench: &Bench) -> Result<Drawing> {
+    fn draw(self, bench: &Bench<'_>) -> Result<Drawing> {
         match self {
             Self::Layout => layout::chart(bench),
             Self::FastRx => fast_rx::chart(bench),
@@ -123,6 +139,7 @@ impl ChartName {
             Self::ThreadsTcpStream => threads::tcp_stream(bench),
             Self::Elvis => elvis::chart(bench),
             Self::Memory => memory::chart(),
+            Self::ZeroCopy => zero_copy::chart(bench),
         }
     }
 }
@@ -136,8 +153,12 @@ pub struct BenchOptions {
     pub seconds: f64,
     /// Print one JSON array of charts on standard output.
     pub json: bool,
-    /// Write NAME.svg, NAME.json and NAME.md of each chart into this directory.
+    /// Write NAME.svg, NAME.json and NAME.md of each chart into this directory; NAME-vm with `vm`.
     pub out: Option<PathBuf>,
+    /// With QEMU guests instead of embedded ones, as far as there are charts of them.
+    pub vm: bool,
+    /// Where packages for `vm` are kept; `None`: `ringway` in the user's cache directory.
+    pub cache: Option<PathBuf>,
 }
 
 /// Measures and prints.
@@ -154,14 +175,39 @@ pub fn run(options: &BenchOptions) -> Result<()> {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
     let names = if options.charts.is_empty() { &ChartName::ALL[..] } else { &options.charts };
+    let is_possible = |name: &ChartName| !options.vm || vm::check(*name).is_ok();
+    // Nothing is downloaded for charts that are left out.
+    let are_wanted = options.vm && names.iter().any(is_possible);
+    let guests = are_wanted.then(|| vm::Guests::new(options.cache.as_deref())).transpose()?;
     let mut charts = Vec::new();
     for name in names {
-        let bench = Bench { name: *name, seconds: options.seconds, effort: Cell::default() };
-        let mut drawing = name.draw(&bench).with_context(|| name.name())?;
-        drawing.verdict = drawing.verdict.beside_others(bench.effort.get().others_share);
-        let (name, title) = (name.name(), name.title());
-        let chart = Chart { name, title, machine: machine.clone(), effort: bench.effort.get(), drawing };
-        if let Some(directory) = &options.out {
+        let bench =
+            Bench { name: *name, seconds: options.seconds, effort: Cell::default(), guests: guests.as_ref() };
+        let (mut drawing, left_out) = match bench.draw(options.vm).with_context(|| name.name()) {
+            Ok(drawing) => (drawing, false),
+            Err(fault) => match fault.downcast_ref() {
+                // Who wants this one and no other is not served by anything else.
+                Some(why) if options.charts.len() != 1 => (Drawing::left_out(why), true),
+                _ => return Err(fault),
+            },
+        };
+        let effort = bench.effort.get();
+        drawing.verdict = drawing.verdict.beside_others(effort.others_share);
+        let who = guests.as_ref().filter(|_| !left_out);
+        if let Some(guests) = who {
+            drawing.verdict = drawing.verdict.with(&guests.reservation());
+        }
+        let chart = Chart {
+            name: name.name(),
+            title: name.title(),
+            machine: machine.clone(),
+            guests: who.map(vm::Guests::describe),
+            effort,
+            left_out,
+            drawing,
+        };
+        // What was measured before stays as it is.
+        if let Some(directory) = options.out.as_ref().filter(|_| !left_out) {
             output::write(&chart, directory)?;
         }
         if !options.json {
@@ -203,46 +249,93 @@ impl Effort {
             others_share: 0.0,
         }
     }
-}
 
-/// What a chart measures with.
-struct Bench {
-    name: ChartName,
-    seconds: f64,
-    effort: Cell<Effort>,
-}
-
-impl Bench {
-    /// Measures every plan in each of some rounds; the run with the median rate of each.
-    fn measure(&self, plans: &[Plan], rounds: Rounds) -> Result<Vec<Outcome>> {
-        let effort = Effort::new(self.seconds, plans.len(), rounds);
-        self.effort.set(effort);
-        let times = Times {
-            warm_up: Duration::from_millis(effort.warm_up_ms),
-            window: Duration::from_millis(effort.window_ms),
-        };
-        let bar = progress(self.name.name(), plans.len() * effort.rounds);
-        if bar.is_hidden() {
-            let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
-            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {:.0} s", self.seconds);
+    fn times(&self) -> Times {
+        Times {
+            warm_up: Duration::from_millis(self.warm_up_ms),
+            window: Duration::from_millis(self.window_ms),
         }
-        let before = CpuTimes::now();
-        let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
-        for _ in 0..effort.rounds {
-            for (plan, runs) in plans.iter().zip(&mut runs) {
-                runs.push(traffic::run(plan, times)?);
-                bar.inc(1);
-            }
-        }
-        bar.finish_and_clear();
-        self.effort.set(Effort { others_share: CpuTimes::now().others_since(&before), ..effort });
-        Ok(runs.into_iter().filter_map(median_run).collect())
     }
 }
 
-/// The run whose rate is in the middle.
-fn median_run(mut runs: Vec<Outcome>) -> Option<Outcome> {
-    runs.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+/// What a chart measures with.
+struct Bench<'g> {
+    name: ChartName,
+    seconds: f64,
+    effort: Cell<Effort>,
+    /// Real ones, if they are wanted.
+    guests: Option<&'g vm::Guests>,
+}
+
+impl Bench<'_> {
+    fn draw(&self, vm: bool) -> Result<Drawing> {
+        if vm {
+            vm::check(self.name)?;
+        }
+        self.name.draw(self)
+    }
+
+    /// The numbers of guests, of those that embedded ones have, and how many of so many guests ask others.
+    fn numbers(&self, embedded: &[usize]) -> Vec<(usize, usize)> {
+        match self.guests {
+            Some(_) => {
+                vm::numbers(embedded).into_iter().map(|guests| (guests, vm::clients_of(guests))).collect()
+            }
+            None => embedded.iter().map(|guests| (*guests, *guests)).collect(),
+        }
+    }
+
+    /// Measures every plan in each of some rounds; the run with the median rate of each.
+    fn measure(&self, plans: &[Plan], rounds: Rounds) -> Result<Vec<Outcome>> {
+        let rounds = if self.guests.is_some() { Rounds::ONE } else { rounds };
+        let runs = self.paced(plans.len(), rounds, |effort, bar| {
+            let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); plans.len()];
+            for _ in 0..effort.rounds {
+                for (plan, runs) in plans.iter().zip(&mut runs) {
+                    runs.push(match self.guests {
+                        Some(guests) => guests.run(plan, effort.times())?,
+                        None => traffic::run(plan, effort.times())?,
+                    });
+                    bar.inc(1);
+                }
+            }
+            Ok(runs)
+        })?;
+        Ok(runs.into_iter().filter_map(|runs| median_run(runs, Outcome::rate)).collect())
+    }
+
+    /// Shares the time out between so many cases and has them measured, with a bar that `body` moves on after each, and a look
+    /// at what others have of the CPUs.
+    fn paced<T>(
+        &self,
+        cases: usize,
+        rounds: Rounds,
+        body: impl FnOnce(Effort, &ProgressBar) -> Result<T>,
+    ) -> Result<T> {
+        let most = if self.guests.is_some() { cases as f64 * vm::SECONDS_MAX } else { f64::MAX };
+        let seconds = self.seconds.min(most);
+        let effort = Effort::new(seconds, cases, rounds);
+        self.effort.set(effort);
+        let bar = progress(self.name.name(), cases * effort.rounds);
+        if bar.is_hidden() {
+            let (name, Effort { cases, rounds, .. }) = (self.name.name(), effort);
+            let more = if self.guests.is_some() { ", and guests boot for each" } else { "" };
+            eprintln!("ringway: {name}: {cases} cases in {rounds} rounds, about {seconds:.0} s{more}");
+        }
+        let before = CpuTimes::now();
+        let result = body(effort, &bar);
+        bar.finish_and_clear();
+        // Real guests are processes of their own, which cannot be told from others.
+        if self.guests.is_none() {
+            self.effort.set(Effort { others_share: CpuTimes::now().others_since(&before), ..effort });
+        }
+        result
+    }
+}
+
+/// The run of which `value` is in the middle.
+fn median_run<T>(mut runs: Vec<T>, value: impl Fn(&T) -> f64) -> Option<T> {
+    runs.sort_by(|a, b| value(a).total_cmp(&value(b)));
     let middle = runs.len() / 2;
     (middle < runs.len()).then(|| runs.swap_remove(middle))
 }

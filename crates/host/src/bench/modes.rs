@@ -38,6 +38,13 @@ pub(super) fn one_polling() -> Mode {
     Mode { name: "polling", body, guest_cpus: others(&[cpu]) }
 }
 
+/// One thread on a CPU of its own that sleeps when it has no work.
+pub(super) fn one_of_its_own() -> Mode {
+    let cpu = worker_cpus().pop().unwrap_or(0);
+    let body = format!("mode = \"pool\"\nthreads = 1\ncpus = [{cpu}]");
+    Mode { name: "pool", body, guest_cpus: others(&[cpu]) }
+}
+
 /// CPUs that this process may use and a configuration can name.
 fn all_cpus() -> Vec<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
@@ -72,7 +79,8 @@ mod tests {
 
     #[test]
     fn every_arrangement_is_accepted() {
-        for mode in [per_device(), pool(), sidecore("adaptive"), sidecore("always"), one_polling()] {
+        let polling = [sidecore("adaptive"), sidecore("always"), one_polling()];
+        for mode in [per_device(), pool(), one_of_its_own()].into_iter().chain(polling) {
             let text =
                 format!("[control]\nsocket = \"/nowhere/c.sock\"\n[workers]\n{}\n[switch.lan]\n", mode.body);
             let parsed = crate::config::parse(&text, std::path::Path::new("bench.toml"));

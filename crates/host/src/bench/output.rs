@@ -9,7 +9,7 @@ use std::path::Path;
 /// Title, table, sentence.
 pub(super) fn print(chart: &Chart) -> Result<()> {
     let drawing = &chart.drawing;
-    let (table, machine) = (drawing.table.text(), chart.machine.line());
+    let (table, machine) = (drawing.table.text(), chart.line());
     say(&format!("{}: {}\n{machine}\n\n{table}\n{}\n\n", chart.name, chart.title, drawing.verdict.sentence))
 }
 
@@ -18,11 +18,11 @@ pub(super) fn print_json(charts: &[Chart]) -> Result<()> {
     say(&format!("{}\n", serde_json::to_string_pretty(charts)?))
 }
 
-/// Writes NAME.svg, NAME.json and NAME.md.
+/// Writes NAME.svg, NAME.json and NAME.md; NAME-vm with real guests.
 pub(super) fn write(chart: &Chart, directory: &Path) -> Result<()> {
     let json = serde_json::to_string_pretty(chart)? + "\n";
     for (extension, text) in [("svg", picture::svg(chart)?), ("json", json), ("md", markdown(chart))] {
-        let path = directory.join(format!("{}.{extension}", chart.name));
+        let path = directory.join(format!("{}.{extension}", chart.stem()));
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
@@ -30,21 +30,21 @@ pub(super) fn write(chart: &Chart, directory: &Path) -> Result<()> {
 
 fn markdown(chart: &Chart) -> String {
     let (drawing, effort) = (&chart.drawing, &chart.effort);
-    let measured = if effort.cases == 0 {
-        "Computed, not measured.".to_owned()
-    } else {
-        format!(
-            "Median of {} rounds of {} ms each, after {} ms to warm up.",
-            effort.rounds, effort.window_ms, effort.warm_up_ms
-        )
+    let windows = format!("{} ms each, after {} ms to warm up.", effort.window_ms, effort.warm_up_ms);
+    let measured = match (effort.cases, effort.rounds) {
+        (0, _) => "Computed, not measured.".to_owned(),
+        (_, 1) => format!("One round of {windows}"),
+        (_, rounds) => format!("Median of {rounds} rounds of {windows}"),
     };
     format!(
-        "# {title}\n\n![{title}]({name}.svg)\n\n{sentence}\n\n{table}\n{machine}. {measured}\nMade by `ringway bench {name} --out DIR`.\n",
+        "# {title}\n\n![{title}]({stem}.svg)\n\n{sentence}\n\n{table}\n{machine}. {measured}\nMade by `ringway bench {name}{vm} --out DIR`.\n",
         title = chart.title,
+        stem = chart.stem(),
         name = chart.name,
+        vm = if chart.guests.is_some() { " --vm" } else { "" },
         sentence = drawing.verdict.sentence,
         table = drawing.table.markdown(),
-        machine = chart.machine.line(),
+        machine = chart.line(),
     )
 }
 

@@ -49,7 +49,11 @@ fn draw(root: &Area<'_>, chart: &Chart, grid: (usize, usize)) -> Result<(), Box<
     };
     let middle = width as i32 / 2;
     root.draw_text(chart.title, &centred(22), (middle, 20))?;
-    root.draw_text(&chart.machine.line(), &centred(14), (middle, (height - FOOTER / 2) as i32))?;
+    root.draw_text(
+        &chart.line(),
+        &centred(if chart.guests.is_some() { 11 } else { 14 }),
+        (middle, (height - FOOTER / 2) as i32),
+    )?;
     let panels = root.margin(TITLE - 16, FOOTER, 0, 0).split_evenly(grid);
     for (area, panel) in panels.iter().zip(&chart.drawing.panels) {
         match panel.form {
@@ -186,7 +190,9 @@ mod tests {
             name: "layout",
             title: "A title",
             machine: Machine::here(),
+            guests: None,
             effort: Effort::default(),
+            left_out: false,
             drawing: Drawing {
                 verdict: Verdict::new(true, "it is", ""),
                 table: Table::default(),

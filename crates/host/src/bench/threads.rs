@@ -68,26 +68,28 @@ impl Row {
 }
 
 /// `threads-udp-rr`.
-pub(super) fn udp_rr(bench: &Bench) -> Result<Drawing> {
+pub(super) fn udp_rr(bench: &Bench<'_>) -> Result<Drawing> {
     let load = Load::RequestResponse { payload: PAYLOAD };
     draw_udp_rr(&measure(bench, REQUEST_SHAPE, load)?)
 }
 
 /// `threads-tcp-stream`.
-pub(super) fn tcp_stream(bench: &Bench) -> Result<Drawing> {
+pub(super) fn tcp_stream(bench: &Bench<'_>) -> Result<Drawing> {
     let load = Load::Stream { window: STREAM_WINDOW };
     draw_tcp_stream(&measure(bench, STREAM_SHAPE, load)?)
 }
 
-fn measure(bench: &Bench, shape: Shape, load: Load) -> Result<Vec<Row>> {
+fn measure(bench: &Bench<'_>, shape: Shape, load: Load) -> Result<Vec<Row>> {
     let modes = [per_device(), pool(), sidecore("adaptive")];
-    let cases: Vec<(usize, &Mode)> =
-        DEVICES.iter().flat_map(|devices| modes.iter().map(|mode| (*devices, mode))).collect();
-    let plan = |(devices, mode): &(usize, &Mode)| Plan {
+    type Case<'m> = ((usize, usize), &'m Mode);
+    let numbers = bench.numbers(&DEVICES);
+    let cases: Vec<Case<'_>> =
+        numbers.into_iter().flat_map(|numbers| modes.iter().map(move |mode| (numbers, mode))).collect();
+    let plan = |((devices, clients), mode): &Case<'_>| Plan {
         workers: (*mode).clone(),
         ways: Ways::ALL,
         guests: *devices,
-        clients: *devices,
+        clients: *clients,
         shape,
         load,
         waiting: Waiting::Sleep,
@@ -96,7 +98,7 @@ fn measure(bench: &Bench, shape: Shape, load: Load) -> Result<Vec<Row>> {
     Ok(cases
         .iter()
         .zip(&outcomes)
-        .map(|((devices, mode), outcome)| Row::new(*devices, mode.name, outcome))
+        .map(|(((devices, _), mode), outcome)| Row::new(*devices, mode.name, outcome))
         .collect())
 }
 

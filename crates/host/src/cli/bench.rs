@@ -22,6 +22,13 @@ pub(crate) struct BenchArguments {
     /// Write NAME.svg, NAME.json and NAME.md of each chart into this directory
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
+    /// Boot real QEMU guests, made from Debian's packages, for the charts that can be made with them: fast-rx, elvis,
+    /// threads-udp-rr; files are called NAME-vm
+    #[arg(long)]
+    vm: bool,
+    /// Where those packages are kept [default: ringway in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "PATH", requires = "vm")]
+    cache: Option<PathBuf>,
     #[command(flatten)]
     output: super::Output,
 }
@@ -39,5 +46,7 @@ pub(super) fn run(what: BenchArguments) -> anyhow::Result<()> {
         seconds: what.seconds.unwrap_or(usual),
         json: what.output.json,
         out: what.out,
+        vm: what.vm,
+        cache: what.cache,
     })
 }

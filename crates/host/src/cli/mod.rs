@@ -63,7 +63,7 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Measure the talk's charts on this host with embedded guests; nothing to install
+    /// Measure the talk's charts on this host with embedded guests, nothing to install; or with real ones
     Bench(bench::BenchArguments),
     /// Report every mistake of a configuration file, and what it needs that this machine lacks
     Check {

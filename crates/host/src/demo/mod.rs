@@ -9,12 +9,12 @@
 
 mod facts;
 mod guest;
-mod narrate;
+pub(crate) mod narrate;
 mod nic;
 mod pattern;
 mod scenario;
 mod task;
-mod vm;
+pub(crate) mod vm;
 
 use crate::embedded::interrupt;
 use std::path::PathBuf;

@@ -4,30 +4,35 @@ use std::io::Write as _;
 use std::time::Instant;
 
 /// Prints steps as they happen, or nothing when the facts are wanted as JSON.
-pub(super) struct Narrator {
+pub(crate) struct Narrator {
     begun: Instant,
     silent: bool,
 }
 
 impl Narrator {
-    pub(super) fn new(silent: bool) -> Self {
+    pub(crate) fn new(silent: bool) -> Self {
         Self { begun: Instant::now(), silent }
     }
 
     /// Milliseconds since the start.
-    pub(super) fn elapsed_ms(&self) -> u64 {
+    pub(crate) fn elapsed_ms(&self) -> u64 {
         self.begun.elapsed().as_millis() as u64
     }
 
+    /// Whether nothing is printed.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
     /// One thing that happened, under a short word for it.
-    pub(super) fn step(&self, what: &str, text: impl std::fmt::Display) {
+    pub(crate) fn step(&self, what: &str, text: impl std::fmt::Display) {
         if !self.silent {
             self.text(format_args!("{:>8.3} s  {what:<10} {text}", self.begun.elapsed().as_secs_f64()));
         }
     }
 
     /// Text as it is: a heading, a drawing, a table.
-    pub(super) fn text(&self, text: impl std::fmt::Display) {
+    pub(crate) fn text(&self, text: impl std::fmt::Display) {
         if !self.silent {
             // Whoever reads may have gone away; the demo's outcome does not depend on that.
             let _ = writeln!(std::io::stdout(), "{text}");

@@ -211,6 +211,11 @@ impl Rings {
         false
     }
 
+    /// Frames that the device has not given back, as of the last [`Self::has_slot`].
+    pub(crate) fn in_flight(&self) -> usize {
+        usize::from(self.shape.transmit_count) - self.free_slots.len()
+    }
+
     /// Stops the rings.
     pub(crate) fn detach(&mut self) {
         self.session.stop();

@@ -1,4 +1,4 @@
-//! The guests' file system: busybox, iperf3 with its libraries, the network modules and a script, as a cpio archive.
+//! The guests' file system: busybox, iperf3 and sockperf with their libraries, the network modules and a script, as a cpio archive.
 
 use super::packages::Packages;
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,6 @@ const DEPTH_MAX: usize = 6;
 /// Builds the archive.
 pub(super) fn build(packages: &Packages) -> Result<Vec<u8>> {
     let busybox = packages.find(&["bin/busybox", "usr/bin/busybox"])?;
-    let iperf3 = packages.find(&["usr/bin/iperf3"])?;
     let (_, modules) = packages.kernel()?;
     let mut archive = Archive::default();
     for dir in ["bin", "dev", "proc", "sys", "lib", "lib64", "modules"] {
@@ -27,9 +26,12 @@ pub(super) fn build(packages: &Packages) -> Result<Vec<u8>> {
     }
     archive.file("init", 0o755, include_bytes!("init.sh"));
     archive.file("bin/busybox", 0o755, &read(&busybox)?);
-    archive.file("bin/iperf3", 0o755, &read(&iperf3)?);
-    let mut libraries: BTreeSet<PathBuf> = packages.libraries(&iperf3)?.into_iter().collect();
-    libraries.extend(packages.library(LATE_LIBRARY));
+    let mut libraries = BTreeSet::from_iter(packages.library(LATE_LIBRARY));
+    for name in ["iperf3", "sockperf"] {
+        let program = packages.find(&[&format!("usr/bin/{name}")])?;
+        archive.file(&format!("bin/{name}"), 0o755, &read(&program)?);
+        libraries.extend(packages.libraries(&program)?);
+    }
     for library in libraries {
         let name = file_name(&library);
         let dir = if name.starts_with("ld-linux") { "lib64" } else { "lib" };

@@ -1,9 +1,11 @@
 //! `ringway demo --vm`: two real Linux guests in QEMU, attached to a data plane in this process.
 //!
 //! [`packages`] gets QEMU, a kernel and the guests' programs; [`initramfs`] packs the guests' file system, whose script
-//! (init.sh) does the talking; [`qemu`] runs them. One guest serves iperf3, the other pings and measures.
+//! (init.sh) does the talking; [`qemu`] runs them and [`machines`] boots several. One guest serves iperf3, the other pings and
+//! measures. `ringway bench --vm` boots its guests with the same machines.
 
 mod initramfs;
+mod machines;
 mod packages;
 mod progress;
 mod qemu;
@@ -22,8 +24,8 @@ use crate::config::resolved::{
 use crate::embedded::place::Place;
 use crate::plane::{self, Plane};
 use anyhow::{Context, Result, bail, ensure};
-use packages::Packages;
-use qemu::{Accelerator, GuestSpec, QemuGuest, boot_limit};
+pub(crate) use machines::{Booted, Machines};
+pub(crate) use qemu::{Accelerator, GuestSpec, QemuGuest};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,15 +77,10 @@ pub(super) fn run(options: &DemoOptions) -> Result<()> {
     narrator.text(format_args!("ringway {}: two QEMU guests, one switch\n", env!("CARGO_PKG_VERSION")));
     let columns = GUESTS.map(|(name, last, address, ..)| (name, address.to_owned(), mac_text(mac(last))));
     narrator.text(drawing(&columns, SWITCH));
-    let cache = options.cache.clone().map_or_else(cache_dir, Ok)?;
-    let packages = Packages::ensure(&cache, &narrator)?;
-
     let place = Place::new()?;
-    let initramfs = place.path().join("initramfs.cpio");
-    std::fs::write(&initramfs, initramfs::build(&packages)?).context("writing the guests' file system")?;
+    let machines = Machines::new(options.cache.as_deref(), place.path(), &narrator)?;
     let plane = plane::start(&config(place.path())).context("starting the data plane")?;
-    let kvm_memo = cache.join("kvm-runs-no-guest");
-    let mut demo = VmDemo { narrator, packages, plane, initramfs, kvm_memo, facts: VmFacts::default() };
+    let mut demo = VmDemo { narrator, machines, plane, facts: VmFacts::default() };
     let outcome = demo.play(place.path());
     demo.plane.stop();
     demo.facts.elapsed_ms = demo.narrator.elapsed_ms();
@@ -94,13 +91,6 @@ pub(super) fn run(options: &DemoOptions) -> Result<()> {
     outcome?;
     demo.narrator.step("done", "two unmodified Linux guests talked through Ringway");
     Ok(())
-}
-
-/// The user's cache directory for this program.
-fn cache_dir() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache")?.join("ringway"))
 }
 
 fn mac(last: u8) -> [u8; 6] {
@@ -148,17 +138,10 @@ fn config(place: &Path) -> Config {
     }
 }
 
-/// No guest began to run: another accelerator may do.
-#[derive(Debug, thiserror::Error)]
-#[error("no guest boots under {}", .0.name())]
-struct NotBooted(Accelerator);
-
 struct VmDemo {
     narrator: Narrator,
-    packages: Packages,
+    machines: Machines,
     plane: Arc<Plane>,
-    initramfs: PathBuf,
-    kvm_memo: PathBuf,
     facts: VmFacts,
 }
 
@@ -172,54 +155,21 @@ impl VmDemo {
         Ok(())
     }
 
-    /// Boots the guests with the first accelerator with which the first line comes.
     fn boot(&mut self, place: &Path) -> Result<Vec<QemuGuest>> {
-        let mut failure = None;
-        for &accelerator in Accelerator::candidates(&self.kvm_memo) {
-            self.narrator.step("boot", format_args!("two guests under {}", accelerator.name()));
-            self.facts.accelerator = accelerator.name();
-            match self.boot_with(place, accelerator) {
-                Ok(guests) => return Ok(guests),
-                Err(fault) => {
-                    let Some(silent) = fault.downcast_ref::<NotBooted>() else { return Err(fault) };
-                    self.narrator.step("boot", format_args!("no guest boots under {}", silent.0.name()));
-                    if silent.0 == Accelerator::Kvm {
-                        Accelerator::remember_failure(&self.kvm_memo);
-                    }
-                    failure = Some(fault);
-                }
-            }
-        }
-        Err(failure.context("there is no accelerator")?)
-    }
-
-    fn boot_with(&mut self, place: &Path, accelerator: Accelerator) -> Result<Vec<QemuGuest>> {
-        let begun = Instant::now();
-        let (kernel, _) = self.packages.kernel()?;
-        let mut guests = Vec::new();
-        for (name, last, address, peer, role) in GUESTS {
-            let mac = mac_text(mac(last));
-            let spec = GuestSpec { name, mac, address, peer, role, socket: socket(place, name) };
-            guests.push(QemuGuest::start(&self.packages, accelerator, &spec, &kernel, &self.initramfs)?);
-        }
-        let spinner = progress::spinner("booting");
-        let deadline = Instant::now() + boot_limit(accelerator);
-        for guest in &mut guests {
-            let (_, mark) = guest.next_mark(deadline).context(NotBooted(accelerator))?;
-            let kernel = mark.strip_prefix("booted ").unwrap_or(&mark);
-            spinner.suspend(|| self.narrator.step("booted", format_args!("{}: {kernel}", guest.name)));
-            self.facts.kernel = kernel.to_owned();
-        }
-        // They run; what is left depends on the network, and no other accelerator would help it.
-        let deadline = Instant::now() + boot_limit(Accelerator::Tcg);
-        for guest in &mut guests {
-            let (_, mark) = guest.next_mark(deadline)?;
-            let mac = mark.strip_prefix("up ").unwrap_or(&mark);
-            spinner.suspend(|| self.narrator.step("up", format_args!("{}: eth0 {mac}", guest.name)));
-        }
-        spinner.finish_and_clear();
-        self.facts.boot_ms = begun.elapsed().as_millis() as u64;
-        Ok(guests)
+        let specs = GUESTS.map(|(name, last, address, peer, role)| GuestSpec {
+            name: name.into(),
+            mac: mac_text(mac(last)),
+            address: address.into(),
+            peer: peer.into(),
+            role,
+            seconds: 0,
+            socket: socket(place, name),
+        });
+        let booted = self.machines.boot(&specs, &self.narrator)?;
+        self.facts.accelerator = booted.accelerator.name();
+        self.facts.kernel = booted.kernel;
+        self.facts.boot_ms = booted.boot_ms;
+        Ok(booted.guests)
     }
 
     fn measure(&mut self, client: &mut QemuGuest) -> Result<()> {

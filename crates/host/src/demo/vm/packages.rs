@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Packages with programs that must find their libraries.
-const PACKAGES: [&str; 4] = ["qemu-system-x86", "seabios", "busybox-static", "iperf3"];
+const PACKAGES: [&str; 5] = ["qemu-system-x86", "seabios", "busybox-static", "iperf3", "sockperf"];
 /// The kernel's package, and what may hold its parts.
 const KERNEL: &str = "linux-image-cloud-amd64";
 const KERNEL_PARTS: [&str; 3] = ["linux-image-", "linux-modules-", "linux-binary-"];
 /// Written when everything is unpacked; its text changes when the list of packages does.
 const STAMP: &str =
-    "unpacked: qemu-system-x86 seabios busybox-static iperf3 linux-image-cloud-amd64, form 1\n";
+    "unpacked: qemu-system-x86 seabios busybox-static iperf3 sockperf linux-image-cloud-amd64, form 1\n";
 /// Where libraries are, below a root.
 const LIBRARY_DIRS: [&str; 4] =
     ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/pulseaudio", "usr/lib64"];
@@ -40,7 +40,7 @@ impl Packages {
     pub(super) fn ensure(cache: &Path, narrator: &Narrator) -> Result<Self> {
         ensure!(
             cfg!(target_arch = "x86_64"),
-            "`demo --vm` boots x86-64 guests from packages of the host's own architecture: this host is no x86-64"
+            "`--vm` boots x86-64 guests from packages of the host's own architecture: this host is no x86-64"
         );
         fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
         let lock =
@@ -159,10 +159,10 @@ impl Apt {
         for program in ["apt-get", "apt-cache", "dpkg-deb"] {
             if !runs(program) {
                 bail!(
-                    "`demo --vm` takes its guests from Debian's packages, and this host has no {program}. \
-                     On Debian or Ubuntu it comes with the system; elsewhere run the demo in a Debian container \
+                    "`--vm` takes its guests from Debian's packages, and this host has no {program}. \
+                     On Debian or Ubuntu it comes with the system; elsewhere run this in a Debian container \
                      (the guests then run in software emulation unless /dev/kvm is passed in), \
-                     or run `ringway demo`, which needs nothing"
+                     or run it without `--vm`, which needs nothing"
                 );
             }
         }

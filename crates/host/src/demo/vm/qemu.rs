@@ -1,11 +1,11 @@
-//! One QEMU guest of the demo: its process, and the lines of its serial console.
+//! One QEMU guest: its process, and the lines of its serial console.
 
 use super::packages::Packages;
 use crate::embedded::interrupt;
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const TAIL_LEN: usize = 12;
 
 /// What runs the guests' code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accelerator {
+pub(crate) enum Accelerator {
     /// The processor's own virtualisation.
     Kvm,
     /// QEMU's software emulation.
@@ -39,7 +39,7 @@ impl Accelerator {
         let _ = std::fs::write(memo, boot_id());
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kvm => "KVM",
             Self::Tcg => "TCG (software emulation)",
@@ -60,20 +60,23 @@ fn boot_id() -> String {
 
 /// What makes one guest.
 #[derive(Clone, Debug)]
-pub(super) struct GuestSpec {
-    pub(super) name: &'static str,
-    pub(super) mac: String,
-    pub(super) address: &'static str,
-    pub(super) peer: &'static str,
-    /// `client` or `server`.
-    pub(super) role: &'static str,
-    pub(super) socket: PathBuf,
+pub(crate) struct GuestSpec {
+    pub(crate) name: String,
+    pub(crate) mac: String,
+    pub(crate) address: String,
+    pub(crate) peer: String,
+    /// What it does, in the words of init.sh: `client`, `server`, `ask` or `answer`.
+    pub(crate) role: &'static str,
+    /// How long `ask` asks.
+    pub(crate) seconds: u64,
+    pub(crate) socket: PathBuf,
 }
 
 /// A running guest. Its process ends when this is dropped.
-pub(super) struct QemuGuest {
-    pub(super) name: &'static str,
+pub(crate) struct QemuGuest {
+    pub(crate) name: String,
     process: Child,
+    input: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
     tail: Vec<String>,
 }
@@ -88,7 +91,7 @@ impl QemuGuest {
         initramfs: &Path,
     ) -> Result<Self> {
         let mut command = command(packages, accelerator, spec, kernel, initramfs)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().with_context(|| format!("starting QEMU for {}", spec.name))?;
         interrupt::add_child(process.id());
         let (sender, lines) = mpsc::channel();
@@ -98,7 +101,14 @@ impl QemuGuest {
         if let Some(stderr) = process.stderr.take() {
             read_lines(stderr, sender);
         }
-        Ok(Self { name: spec.name, process, lines, tail: Vec::new() })
+        let input = process.stdin.take();
+        Ok(Self { name: spec.name.clone(), process, input, lines, tail: Vec::new() })
+    }
+
+    /// Types a line on the console.
+    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("the console has no input")?;
+        writeln!(input, "{line}").with_context(|| format!("typing on the console of {}", self.name))
     }
 
     /// The next console line, or an error when none came until `deadline` or the guest has ended.
@@ -124,7 +134,7 @@ impl QemuGuest {
     }
 
     /// The rest of the next line that begins with `@`, and the lines before it.
-    pub(super) fn next_mark(&mut self, deadline: Instant) -> Result<(Vec<String>, String)> {
+    pub(crate) fn next_mark(&mut self, deadline: Instant) -> Result<(Vec<String>, String)> {
         let mut before = Vec::new();
         loop {
             let line = self.next_line(deadline)?;
@@ -171,10 +181,10 @@ fn command(
     command.args(["-smp", "1", "-m", &MEMORY_MB.to_string(), "-machine", "q35,memory-backend=mem0"]);
     command.arg("-object").arg(format!("memory-backend-memfd,id=mem0,share=on,size={MEMORY_MB}M"));
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
-    let GuestSpec { mac, address, peer, role, socket, .. } = spec;
+    let GuestSpec { mac, address, peer, role, seconds, socket, .. } = spec;
     command.arg("-append").arg(format!(
         "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off \
-         demo.role={role} demo.address={address} demo.peer={peer}"
+         demo.role={role} demo.address={address} demo.peer={peer} demo.seconds={seconds}"
     ));
     command.arg("-chardev").arg(format!("socket,id=char0,path={}", socket.display()));
     command.args(["-netdev", "vhost-user,id=net0,chardev=char0", "-device"]);
