@@ -4,8 +4,9 @@ use crate::{FrontendAddr, GuestAddr, Mapping, MemArea, MemSlice};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Regions accepted at most. QEMU needs 509 (`VHOST_USER_MAX_RAM_SLOTS` on x86); the table itself has no limit.
-pub const REGIONS_MAX: usize = 1024;
+/// Regions accepted at most: what an index of [`RegionHint`] can name. A front-end with memory slots needs 509
+/// (`VHOST_USER_MAX_RAM_SLOTS` of QEMU on x86); a client with a virtual IOMMU has one for each page that its driver mapped.
+pub const REGIONS_MAX: usize = 1 << 16;
 
 /// What is wrong with a memory map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -48,6 +49,8 @@ pub struct Region {
     guest: GuestAddr,
     frontend: FrontendAddr,
     len: u64,
+    /// Where it begins in the mapping, in bytes.
+    offset: u64,
     mapping: Arc<Mapping>,
 }
 
@@ -60,13 +63,36 @@ impl Region {
         len: u64,
         mapping: Arc<Mapping>,
     ) -> Result<Self, MemoryFault> {
-        if len == 0 || guest.checked_add(len).is_none() || frontend.checked_add(len).is_none() {
+        if frontend.checked_add(len).is_none() {
             return Err(MemoryFault::Range { guest, len });
         }
-        if len > mapping.len() as u64 {
+        Ok(Self { frontend, ..Self::part(guest, len, mapping, 0)? })
+    }
+
+    /// `len` bytes of `mapping` from byte `offset` on, seen by the guest at `guest`; there are no front-end addresses (they
+    /// are as the guest's). Many regions may share one mapping.
+    pub fn part(guest: GuestAddr, len: u64, mapping: Arc<Mapping>, offset: u64) -> Result<Self, MemoryFault> {
+        if len == 0 || guest.checked_add(len).is_none() {
+            return Err(MemoryFault::Range { guest, len });
+        }
+        if offset.checked_add(len).is_none_or(|end| end > mapping.len() as u64) {
             return Err(MemoryFault::ShortMapping { guest, len });
         }
-        Ok(Self { guest, frontend, len, mapping })
+        Ok(Self { guest, frontend: FrontendAddr(guest.0), len, offset, mapping })
+    }
+
+    /// The bytes from `skip` on, `len` of them; `None` unless they lie inside and are some.
+    pub fn cut(&self, skip: u64, len: u64) -> Option<Self> {
+        if len == 0 || skip.checked_add(len)? > self.len {
+            return None;
+        }
+        Some(Self {
+            guest: GuestAddr(self.guest.0 + skip),
+            frontend: FrontendAddr(self.frontend.0 + skip),
+            len,
+            offset: self.offset + skip,
+            mapping: Arc::clone(&self.mapping),
+        })
     }
 
     /// First guest address.
@@ -137,7 +163,11 @@ impl GuestMemory {
                 return Err(MemoryFault::Overlap { first: pair[0].guest, second: pair[1].guest });
             }
         }
-        let place = |r: &Region| Place { guest: r.guest.0, len: r.len, host: r.mapping.start() };
+        let place = |r: &Region| {
+            // SAFETY: a region lies inside its mapping.
+            let host = unsafe { r.mapping.start().add(r.offset as usize) };
+            Place { guest: r.guest.0, len: r.len, host }
+        };
         Ok(Self { places: regions.iter().map(place).collect(), regions: regions.into() })
     }
 
