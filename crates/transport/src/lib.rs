@@ -1,6 +1,7 @@
 //! What front-ends say, turned into device events: sans-IO protocol machines, one module a protocol.
 //!
 //! Nothing here owns a socket, a thread or a clock. Bytes and file descriptors go in, events and bytes come
-//! out; the host moves them. See [`vhost_user`].
+//! out; the host moves them. See [`vhost_user`] and [`pci`].
 
+pub mod pci;
 pub mod vhost_user;
