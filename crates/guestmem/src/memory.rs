@@ -51,6 +51,8 @@ pub struct Region {
     len: u64,
     /// Where it begins in the mapping, in bytes.
     offset: u64,
+    /// Whether nothing of ours may write there.
+    read_only: bool,
     mapping: Arc<Mapping>,
 }
 
@@ -78,7 +80,7 @@ impl Region {
         if offset.checked_add(len).is_none_or(|end| end > mapping.len() as u64) {
             return Err(MemoryFault::ShortMapping { guest, len });
         }
-        Ok(Self { guest, frontend: FrontendAddr(guest.0), len, offset, mapping })
+        Ok(Self { guest, frontend: FrontendAddr(guest.0), len, offset, read_only: false, mapping })
     }
 
     /// The bytes from `skip` on, `len` of them; `None` unless they lie inside and are some.
@@ -91,8 +93,14 @@ impl Region {
             frontend: FrontendAddr(self.frontend.0 + skip),
             len,
             offset: self.offset + skip,
+            read_only: self.read_only,
             mapping: Arc::clone(&self.mapping),
         })
+    }
+
+    /// The same bytes, for reading only: ROM, or what an IOMMU lets a device read.
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
     }
 
     /// First guest address.
@@ -144,6 +152,8 @@ struct Place {
 pub struct GuestMemory {
     places: Box<[Place]>,
     regions: Box<[Region]>,
+    /// Whether any region is for reading only.
+    some_read_only: bool,
 }
 
 // SAFETY: the raw pointers lead into mappings that `regions` keep alive.
@@ -168,7 +178,8 @@ impl GuestMemory {
             let host = unsafe { r.mapping.start().add(r.offset as usize) };
             Place { guest: r.guest.0, len: r.len, host }
         };
-        Ok(Self { places: regions.iter().map(place).collect(), regions: regions.into() })
+        let some_read_only = regions.iter().any(|region| region.read_only);
+        Ok(Self { places: regions.iter().map(place).collect(), regions: regions.into(), some_read_only })
     }
 
     /// One region of zeroed private memory at guest address `guest`: for tests and guests of our own.
@@ -212,9 +223,24 @@ impl GuestMemory {
         self.run(addr, len, &mut RegionHint::default()).filter(|run| run.len() == len)
     }
 
-    /// Exactly `len` bytes at `addr` inside one region, kept alive by the result.
+    /// Whether none of the `len` bytes at `addr` is of a region for reading only. Whoever writes where a driver said asks
+    /// first: [`GuestMemory::run`] does not look at what its bytes are for.
+    #[inline]
+    pub fn may_write(&self, addr: GuestAddr, len: usize) -> bool {
+        !self.some_read_only || !self.has_read_only(addr, len)
+    }
+
+    #[cold]
+    fn has_read_only(&self, addr: GuestAddr, len: usize) -> bool {
+        let end = addr.0.saturating_add(len as u64);
+        let first = self.places.partition_point(|place| place.guest + place.len <= addr.0);
+        let regions = self.regions.get(first..).unwrap_or(&[]);
+        regions.iter().take_while(|region| region.guest.0 < end).any(|region| region.read_only)
+    }
+
+    /// Exactly `len` bytes at `addr` inside one region, kept alive by the result; not of a region for reading only.
     pub fn area(self: &Arc<Self>, addr: GuestAddr, len: usize) -> Option<MemArea> {
-        let start = self.slice(addr, len)?.as_ptr();
+        let start = self.slice(addr, len).filter(|_| self.may_write(addr, len))?.as_ptr();
         // SAFETY: the slice was just checked; the area holds this memory.
         Some(unsafe { MemArea::new(start, len, Arc::clone(self)) })
     }

@@ -336,3 +336,27 @@ fn memory_that_may_only_be_read_keeps_what_is_written_to_itself() {
     assert_eq!(window.offset_of(&slice), None);
     assert!(window.offset_of(&memory.slice(GuestAddr(0x10_0000), 8).unwrap()).is_some());
 }
+
+#[test]
+fn regions_for_reading_only_are_told_from_the_others() {
+    let mapping = Arc::new(Mapping::file(memfd(MIB), 0, MIB).unwrap());
+    let part = |page: u64| Region::part(GuestAddr(page << 12), 0x1000, mapping.clone(), page << 12).unwrap();
+    let memory = Arc::new(GuestMemory::new(vec![part(1), part(2).read_only(), part(3), part(9)]).unwrap());
+    for (addr, len, may) in [
+        (0x1000, 0x1000, true),
+        (0x1000, 0x1001, false),
+        (0x1fff, 0x1002, false),
+        (0x2000, 1, false),
+        (0x2fff, 2, false),
+        (0x3000, 0x1000, true),
+        (0x2fff, usize::MAX, false),
+        (0x3000, usize::MAX, true),
+        (0, 0x1000, true),
+    ] {
+        assert_eq!(memory.may_write(GuestAddr(addr), len), may, "{len:#x} bytes at {addr:#x}");
+    }
+    assert!(memory.slice(GuestAddr(0x2000), 8).is_some(), "reading is fine");
+    assert!(memory.area(GuestAddr(0x2000), 8).is_none() && memory.area(GuestAddr(0x3000), 8).is_some());
+    let cut = part(2).read_only().cut(0x10, 0x10).unwrap();
+    assert!(!GuestMemory::new(vec![cut]).unwrap().may_write(GuestAddr(0x2018), 1));
+}

@@ -55,6 +55,9 @@ pub(crate) fn single<'m>(
         return false;
     };
     let is_writable = descriptor.is(WRITE) && !hints.readable_only;
+    if is_writable && !memory.may_write(descriptor.addr, len) {
+        return false;
+    }
     run.prefetch(is_writable);
     let (one, len) = (1, descriptor.len);
     let ((readable, readable_len), (writable, writable_len)) =
@@ -106,6 +109,9 @@ impl<'w, 'm> Walk<'w, 'm> {
             return Err(DriverFault::AddressRange);
         };
         let is_writable = descriptor.is(WRITE) && !self.hints.readable_only;
+        if is_writable && !self.memory.may_write(descriptor.addr, len) {
+            return Err(DriverFault::AddressRange);
+        }
         run.prefetch(is_writable);
         self.segments.push(run);
         if run.len() < len {

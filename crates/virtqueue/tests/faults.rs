@@ -219,6 +219,38 @@ fn buffers_outside_the_memory() {
     }
 }
 
+/// What an IOMMU lets the device read only is read, and never written: not by one descriptor, not by the end of one, not
+/// through an indirect table.
+#[test]
+#[cfg(not(miri))]
+fn buffers_that_may_only_be_read() {
+    for packed in [false, true] {
+        let hand = || {
+            let mut hand = Hand::new(packed);
+            let rom = Arc::new(Mapping::anonymous(4096).unwrap());
+            let rom = Region::part(GuestAddr(END), 4096, rom, 0).unwrap().read_only();
+            let regions = hand.memory.regions().iter().cloned().chain([rom]).collect();
+            hand.memory = Arc::new(GuestMemory::new(regions).unwrap());
+            hand
+        };
+        let readable = hand();
+        readable.ring(0, END - 8, 16, 0, 0);
+        readable.available(&[0]);
+        assert_eq!(readable.pop(), Ok(1));
+        for addr in [END, END - 8] {
+            let single = hand();
+            single.ring(0, addr, 16, WRITE, 0);
+            single.available(&[0]);
+            assert_eq!(single.pop(), Err(DriverFault::AddressRange), "packed {packed}");
+            let table = hand();
+            table.ring(0, TABLE, 16, INDIRECT, 0);
+            table.descriptor(TABLE, 0, addr, 16, WRITE, 0);
+            table.available(&[0]);
+            assert_eq!(table.pop(), Err(DriverFault::AddressRange), "packed {packed}");
+        }
+    }
+}
+
 #[test]
 fn descriptors_without_bytes() {
     both(|hand| hand.ring(0, DATA, 0, 0, 0), DriverFault::ZeroLength);
