@@ -1,83 +1,230 @@
-//! The function as a whole.
+//! The function as a whole: which block an access meets, and what interrupts are.
 
+use super::capabilities::{Blueprint, CONFIG_SPACE_LEN};
+use super::config_space::{ConfigSpace, Window};
+use super::layout::{Block, Layout, NOTIFY_STRIDE};
+use super::msix::MsixTable;
+use super::registers::{NO_VECTOR, Registers, status};
+use super::steps::Step;
 use super::{Bar, Cause, Description, DescriptionFault, Effect, Line, Space};
-use std::collections::VecDeque;
 
 /// A virtio-PCI function. See the [module](super) for how to drive it.
 #[derive(Debug)]
 pub struct Function {
-    description: Description,
-    effects: VecDeque<Effect>,
+    layout: Layout,
+    vectors: u16,
+    config_space: ConfigSpace,
+    msix_table: MsixTable,
+    registers: Registers,
 }
 
 impl Function {
-    /// A function at power-on.
+    /// A function at power-on. Faults name the field of the description.
     pub fn new(description: Description) -> Result<Self, DescriptionFault> {
         description.check()?;
-        Ok(Self { description, effects: VecDeque::new() })
+        let layout = Layout::new(&description)?;
+        let blueprint = Blueprint::new(&description, &layout)?;
+        Ok(Self {
+            layout,
+            vectors: description.vectors(),
+            config_space: ConfigSpace::new(blueprint),
+            msix_table: MsixTable::new(description.vectors()),
+            registers: Registers::new(&description),
+        })
     }
 
-    /// The window of base address register `index`; `None` where there is none.
-    pub fn bar(&self, _index: u8) -> Option<Bar> {
-        None
+    /// The window of base address register `index`; `None` where there is none, or where it is the upper
+    /// half of the one before.
+    pub fn bar(&self, index: u8) -> Option<Bar> {
+        self.layout.bar(index).cloned()
     }
 
     /// Bytes of PCI configuration space.
     pub fn config_len(&self) -> u64 {
-        4096
+        CONFIG_SPACE_LEN as u64
     }
 
     /// Vectors of the MSI-X table; 0: no MSI-X.
     pub fn msix_vectors(&self) -> u16 {
-        0
+        self.vectors
     }
 
-    /// The client reads. What is no register reads as zeros.
-    pub fn read(&mut self, _space: Space, _offset: u64, out: &mut [u8]) {
+    /// The client reads `out.len()` bytes at `offset`. Configuration space takes any length; a window takes
+    /// 1, 2 and 4 bytes, naturally aligned (the legacy device configuration at any offset, the MSI-X table
+    /// 4 and 8). What is no register reads as zeros.
+    pub fn read(&mut self, space: Space, offset: u64, out: &mut [u8]) {
         out.fill(0);
+        match space {
+            Space::Config => self.read_config_space(offset, out),
+            Space::Bar(bar) => self.read_bar(bar, offset, out),
+        }
     }
 
-    /// The client writes. What is no register ignores it.
-    pub fn write(&mut self, _space: Space, _offset: u64, _data: &[u8]) {}
+    /// The client writes `data` at `offset`, as for [`Function::read`]. What is no register ignores it.
+    pub fn write(&mut self, space: Space, offset: u64, data: &[u8]) {
+        match space {
+            Space::Config => self.write_config_space(offset, data),
+            Space::Bar(bar) => self.write_bar(bar, offset, data),
+        }
+    }
 
     /// The next thing for the host to do. `None`: nothing, or an effect is still unfinished.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        self.registers.next_effect()
     }
 
-    /// Reports that the effect taken last is carried out, or refused. Without one in hand: ignored.
-    pub fn finish(&mut self, _accepted: bool) {}
+    /// Reports that the effect taken last is carried out, or refused (see [`Effect`] for what can be).
+    /// Without one in hand: ignored.
+    pub fn finish(&mut self, accepted: bool) {
+        self.registers.finish(accepted);
+    }
 
     /// Where the driver's calls for `cause` go; `None`: it wants none. For [`Line::Intx`] each call must go
     /// through [`Function::interrupt`], which keeps the ISR status.
-    pub fn call_line(&self, _cause: Cause) -> Option<Line> {
-        None
+    pub fn call_line(&self, cause: Cause) -> Option<Line> {
+        if !self.config_space.is_msix_enabled() {
+            return Some(Line::Intx);
+        }
+        let vector = self.registers.vector(cause);
+        (vector != NO_VECTOR).then_some(Line::Msix(vector))
     }
 
-    /// Calls the driver: sets the ISR status where INTx is used, and gives the line to signal.
+    /// Calls the driver: sets the ISR status where it counts, and gives the line to signal. `None`: the
+    /// driver is not to be called (no vector, INTx disabled, not ready, or being reset).
     pub fn interrupt(&mut self, cause: Cause) -> Option<Line> {
-        self.call_line(cause)
+        if !self.registers.may_call(cause) {
+            return None;
+        }
+        self.registers.set_isr(cause, self.config_space.is_msix_enabled());
+        let line = self.call_line(cause)?;
+        (line != Line::Intx || !self.config_space.is_intx_disabled()).then_some(line)
     }
 
     /// Whether the interrupt pin is asserted: a client that unmasked it must be signalled again.
     pub fn intx_pending(&self) -> bool {
-        false
+        self.interrupt_status() && !self.config_space.is_intx_disabled()
     }
 
-    /// Replaces the device configuration, cut or filled with zeros to its length at the start. Telling the
+    /// Replaces the device configuration, cut or filled with zeros to the length it began with. Telling the
     /// driver is a matter of [`Function::interrupt`] with [`Cause::Config`].
     pub fn set_config(&mut self, bytes: &[u8]) {
-        self.description.config = bytes.to_vec();
+        self.registers.set_config(bytes);
     }
 
     /// The device cannot go on: sets `DEVICE_NEEDS_RESET` and gives the line to signal, if any.
     pub fn needs_reset(&mut self) -> Option<Line> {
+        self.registers.set_needs_reset();
         self.interrupt(Cause::Config)
     }
 
-    /// Resets the whole function, as a client's `DEVICE_RESET` or a function level reset does: PCI
-    /// configuration space, base addresses and device. Effects not yet taken are dropped.
-    pub fn reset(&mut self) {
-        self.effects.push_back(Effect::Reset);
+    /// Whether the driver has said that it is ready (`DRIVER_OK`) and has not reset the device since.
+    pub fn is_driver_ok(&self) -> bool {
+        !self.registers.resetting && self.registers.status & status::DRIVER_OK != 0
     }
+
+    /// Resets the whole function, as a client's `DEVICE_RESET` or a function level reset does: PCI
+    /// configuration space, base addresses, MSI-X table and device. Effects that were not taken yet are
+    /// dropped; rings that run stop.
+    pub fn reset(&mut self) {
+        self.config_space.reset();
+        self.msix_table.reset();
+        self.registers.begin_reset();
+    }
+
+    /// The interrupt status bit: the logical OR of the ISR status, without MSI-X (virtio 1.4 §4.1.4.5.1).
+    fn interrupt_status(&self) -> bool {
+        self.registers.isr() != 0 && !self.config_space.is_msix_enabled()
+    }
+
+    fn read_config_space(&mut self, offset: u64, out: &mut [u8]) {
+        if self.config_space.is_window(offset, out.len())
+            && let Some(Window { bar, offset, len, .. }) = self.window()
+        {
+            let mut data = [0; 4];
+            self.read_bar(bar, offset, &mut data[..len]);
+            self.config_space.set_window_data(&data[..len]);
+        }
+        self.config_space.read(offset, out, self.interrupt_status());
+    }
+
+    fn write_config_space(&mut self, offset: u64, data: &[u8]) {
+        let consequences = self.config_space.write(offset, data);
+        if consequences.reset {
+            return self.reset();
+        }
+        if consequences.interrupts && self.registers.any_enabled() {
+            self.registers.steps.push(Step::CallsChanged);
+        }
+        if consequences.window
+            && let Some(Window { bar, offset, len, data }) = self.window()
+        {
+            self.write_bar(bar, offset, &data[..len]);
+        }
+    }
+
+    /// Where the `PCI_CFG` window is, if that is in a structure of another virtio capability
+    /// (virtio 1.4 §4.1.4.9.2).
+    fn window(&self) -> Option<Window> {
+        let window = self.config_space.window()?;
+        let (block, _) = self.layout.find(window.bar, window.offset, window.len)?;
+        block.cfg_type().map(|_| window)
+    }
+
+    fn read_bar(&mut self, bar: u8, offset: u64, out: &mut [u8]) {
+        let Some((block, offset)) = self.layout.find(bar, offset, out.len()) else { return };
+        match (block, out.len()) {
+            (Block::MsixTable, _) => self.msix_table.read(offset, out),
+            (Block::Legacy, 1 | 2 | 4) => {
+                let msix = self.config_space.is_msix_enabled();
+                self.registers.read_legacy(offset, out, msix);
+            }
+            (block, len @ (1 | 2 | 4)) if offset.is_multiple_of(len as u64) => match block {
+                Block::CommonConfig => self.registers.read_common(offset, out),
+                Block::Isr if offset == 0 => out[0] = self.registers.read_isr(),
+                Block::DeviceConfig => self.registers.read_config(offset, out),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn write_bar(&mut self, bar: u8, offset: u64, data: &[u8]) {
+        let Some((block, offset)) = self.layout.find(bar, offset, data.len()) else { return };
+        if block == Block::MsixTable {
+            return self.msix_table.write(offset, data);
+        }
+        let Some(value) = value(data) else { return };
+        if block == Block::Legacy {
+            let msix = self.config_space.is_msix_enabled();
+            return self.registers.write_legacy(offset, data, value, msix);
+        }
+        if !offset.is_multiple_of(data.len() as u64) {
+            return;
+        }
+        match block {
+            Block::CommonConfig => self.registers.write_common(offset, data.len(), value),
+            Block::DeviceConfig => self.registers.write_config(offset, data),
+            Block::NotifyPio if offset == 0 => self.doorbell(None, data.len(), value),
+            Block::NotifyMmio if offset.is_multiple_of(NOTIFY_STRIDE) => {
+                self.doorbell(Some((offset / NOTIFY_STRIDE) as u16), data.len(), value);
+            }
+            _ => {}
+        }
+    }
+
+    /// A doorbell is 16 bits, or 32 with `NOTIFICATION_DATA` (virtio 1.4 §4.1.5.2).
+    fn doorbell(&mut self, place: Option<u16>, len: usize, value: u32) {
+        if len >= 2 {
+            self.registers.notify(place, value, len == 4);
+        }
+    }
+}
+
+/// 1, 2 or 4 bytes as a number.
+fn value(data: &[u8]) -> Option<u32> {
+    let mut bytes = [0; 4];
+    matches!(data.len(), 1 | 2 | 4).then(|| {
+        bytes[..data.len()].copy_from_slice(data);
+        u32::from_le_bytes(bytes)
+    })
 }
