@@ -6,4 +6,5 @@
 
 pub mod event;
 pub mod pci;
+pub mod vfio_user;
 pub mod vhost_user;

@@ -35,6 +35,19 @@ pub enum BarKind {
     Memory64,
 }
 
+/// A place where a driver rings for a queue by writing, in one [`Bar`]; for clients that can have the kernel listen there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doorbell {
+    /// Which queue.
+    pub queue: u16,
+    /// Where it is written.
+    pub offset: u64,
+    /// Bytes of the write; 0: any number.
+    pub len: u64,
+    /// What is written for this queue, where others have the same place.
+    pub datamatch: Option<u64>,
+}
+
 /// Where an interrupt goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {

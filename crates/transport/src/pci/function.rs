@@ -2,11 +2,13 @@
 
 use super::capabilities::{Blueprint, CONFIG_SPACE_LEN};
 use super::config_space::{ConfigSpace, Window};
-use super::layout::{Block, Layout, NOTIFY_STRIDE};
+use super::features::F_NOTIF_CONFIG_DATA;
+use super::layout::{Block, Layout, NOTIFY_STRIDE, Region};
+use super::legacy_header::QUEUE_NOTIFY as LEGACY_QUEUE_NOTIFY;
 use super::msix::MsixTable;
 use super::registers::{NO_VECTOR, Registers, status};
 use super::steps::Step;
-use super::{Bar, Cause, Description, DescriptionFault, Effect, Line, Space};
+use super::{Bar, Cause, Description, DescriptionFault, Doorbell, Effect, Line, Space};
 
 /// A virtio-PCI function. See the [module](super) for how to drive it.
 #[derive(Debug)]
@@ -37,6 +39,32 @@ impl Function {
     /// half of the one before.
     pub fn bar(&self, index: u8) -> Option<Bar> {
         self.layout.bar(index).cloned()
+    }
+
+    /// The doorbells in window `index`. Left out are those whose meaning changes with what is negotiated: a port with
+    /// `NOTIF_CONFIG_DATA` on offer.
+    pub fn doorbells(&self, index: u8) -> Vec<Doorbell> {
+        let queues = self.registers.queues.len() as u16;
+        let port = |queue, offset| Doorbell { queue, offset, len: 2, datamatch: Some(queue.into()) };
+        let mut bells = Vec::new();
+        for Region { block, offset, .. } in self.layout.regions().iter().filter(|region| region.bar == index)
+        {
+            match block {
+                Block::Legacy => {
+                    let at = offset + LEGACY_QUEUE_NOTIFY;
+                    bells.extend((0..self.registers.num_queues).map(|queue| port(queue, at)));
+                }
+                Block::NotifyPio if self.registers.offered & F_NOTIF_CONFIG_DATA == 0 => {
+                    bells.extend((0..queues).map(|queue| port(queue, *offset)));
+                }
+                Block::NotifyMmio => bells.extend((0..queues).map(|queue| {
+                    let offset = offset + NOTIFY_STRIDE * u64::from(queue);
+                    Doorbell { queue, offset, len: 0, datamatch: None }
+                })),
+                _ => {}
+            }
+        }
+        bells
     }
 
     /// Bytes of PCI configuration space.

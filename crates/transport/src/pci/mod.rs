@@ -78,5 +78,5 @@ pub use description::{
     CONFIG_SIZE_MAX, Description, DescriptionFault, Interface, LEGACY_CONFIG_SIZE_MAX, NotifyKind,
     QUEUES_MAX, SharedMemory, SrIov, TOTAL_VFS_MAX, Vendor,
 };
-pub use effect::{Bar, BarKind, Cause, Effect, Line, QueueStart, Space};
+pub use effect::{Bar, BarKind, Cause, Doorbell, Effect, Line, QueueStart, Space};
 pub use function::Function;
