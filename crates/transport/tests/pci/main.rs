@@ -1,5 +1,6 @@
 //! The virtio-PCI function, driven by register accesses as a guest makes them.
 
+mod admin;
 mod common_config;
 mod config_space;
 mod descriptions;

@@ -49,6 +49,7 @@ fn sensible() -> impl Strategy<Value = Operation> {
         any::<bool>().prop_map(|accepted| [11, u8::from(!accepted), 0, 0, 0, 0, 0, 0]),
         Just(DRAIN),
         (0u8..4, 0u8..4).prop_map(|(what, value)| [13, what, 0, 0, value, 0, 0, 0]),
+        (0u8..0x12, 0u8..4, 0u8..4).prop_map(|(opcode, id, value)| [13, 4, 0, 0, opcode, 0xfe, id, value]),
         prop_oneof![30 => Just(DRAIN), 1 => Just([14, 0, 0, 0, 0, 0, 0, 0])],
     ]
 }
@@ -85,7 +86,7 @@ proptest! {
         kind in any::<u8>(),
         start in prop_oneof![
             Just(vec![]),
-            prop_oneof![Just(0u32), Just(0x100), Just(0x1c4), Just(0x3c4)].prop_map(modern_start),
+            prop_oneof![Just(0u32), Just(0x100), Just(0x300), Just(0x1c4), Just(0x3c4)].prop_map(modern_start),
             Just(legacy_start()),
         ],
         operations in prop::collection::vec(sensible(), 0..200),

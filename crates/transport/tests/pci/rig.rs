@@ -262,5 +262,6 @@ pub(crate) fn say(effect: &Effect) -> String {
         Effect::Notify { index, position: Some(position) } => format!("notify {index} at {position:#x}"),
         Effect::CallsChanged => "calls".into(),
         Effect::Interrupt(cause) => format!("interrupt {cause:?}"),
+        Effect::DeviceMode { stopped } => format!("stopped: {stopped}"),
     }
 }

@@ -92,6 +92,7 @@ impl Host {
             10 => self.take(),
             11 => self.finish(space & 1 == 0),
             12 => self.drain(),
+            13 if space & 4 != 0 => self.admin(value),
             13 => self.device(space, value[0]),
             14 => self.function.reset(),
             _ => self.function.write(bar, offset, &out),
@@ -113,6 +114,26 @@ impl Host {
             Some(Line::Intx) => assert!(self.function.intx_pending()),
             None => {}
         }
+    }
+
+    /// A command with an opcode, a group, an object's id and one small value wherever some command has one.
+    fn admin(&mut self, value: &[u8]) {
+        let mut command = [0; 64];
+        command[0] = value[0] & 0x1f;
+        command[2] = value[1] & 1;
+        if command[0] == 1 {
+            command[24..32].copy_from_slice(&0x3_ff83u64.to_le_bytes());
+        } else {
+            command[28] = value[2];
+            for at in [32, 33, 40] {
+                command[at] = value[3];
+            }
+            if command[0] == 0x11 {
+                command[24] = value[3];
+            }
+        }
+        let writable = usize::from(value[1]);
+        assert!(self.function.admin_command(&command, writable).len() <= writable);
     }
 
     fn take(&mut self) {
@@ -153,7 +174,7 @@ impl Host {
             }
             Effect::Notify { index, .. } => assert!(self.running.contains(index)),
             Effect::CallsChanged => self.check_lines(),
-            Effect::Interrupt(_) => {}
+            Effect::DeviceMode { .. } | Effect::Interrupt(_) => {}
         }
     }
 
