@@ -112,6 +112,13 @@ pub enum Effect {
     /// Vectors, MSI-X or INTx were switched: ask [`Function::call_line`](super::Function::call_line) again
     /// for every queue that runs.
     CallsChanged,
+    /// An administration command stopped or resumed the device (virtio 1.4 §2.13.4.4). A device that is
+    /// stopped touches no ring but the administration queue and calls the driver for nothing else; its rings
+    /// keep where they stand. Finish once what was popped is completed, and only then complete the command.
+    DeviceMode {
+        /// Stopped, or resumed.
+        stopped: bool,
+    },
     /// The function itself has something to say: call [`Function::interrupt`](super::Function::interrupt)
     /// with this cause and signal the line it gives.
     Interrupt(Cause),

@@ -150,6 +150,14 @@ impl Function {
         !self.registers.resetting && self.registers.status & status::DRIVER_OK != 0
     }
 
+    /// Carries out an administration command: `readable` is the device-readable part of a chain of the
+    /// administration queue (what is beyond [`ADMIN_READABLE_MAX`](super::ADMIN_READABLE_MAX) bytes does not
+    /// count), `writable` the length of its writable part. Gives what to write there, no longer than that.
+    /// Take the effects that it left before completing the chain.
+    pub fn admin_command(&mut self, readable: &[u8], writable: usize) -> Vec<u8> {
+        self.registers.admin_command(readable, writable)
+    }
+
     /// Resets the whole function, as a client's `DEVICE_RESET` or a function level reset does: PCI
     /// configuration space, base addresses, MSI-X table and device. Effects that were not taken yet are
     /// dropped; rings that run stop.

@@ -27,6 +27,8 @@
 //!   are the driver's: the host looks them up, and refuses a ring outside memory.
 //! * **Resets.** The registers are fresh at once; the status reads as 0 when [`Effect::Reset`] is finished,
 //!   and until then everything else that a driver writes to the device is ignored.
+//! * **Administration.** With [`Description::admin_queue`] the last queue takes commands for the device itself
+//!   (`admin.rs`, `parts.rs`): the host hands their bytes to [`Function::admin_command`].
 //! * **Interrupts.** [`Function::interrupt`] keeps the ISR status and says where to signal. Without INTx a
 //!   worker may signal [`Function::call_line`] itself, until [`Effect::CallsChanged`].
 //!
@@ -60,6 +62,7 @@
 //! # Ok::<(), transport::pci::DescriptionFault>(())
 //! ```
 
+mod admin;
 mod capabilities;
 mod common_config;
 mod config_space;
@@ -70,10 +73,12 @@ mod function;
 mod layout;
 mod legacy_header;
 mod msix;
+mod parts;
 mod queue;
 mod registers;
 mod steps;
 
+pub use admin::ADMIN_READABLE_MAX;
 pub use description::{
     CONFIG_SIZE_MAX, Description, DescriptionFault, Interface, LEGACY_CONFIG_SIZE_MAX, NotifyKind,
     QUEUES_MAX, SharedMemory, SrIov, TOTAL_VFS_MAX, Vendor,

@@ -1,6 +1,7 @@
 //! The virtio device behind the registers: status, features, queues, configuration. What both interfaces
 //! show is kept once, here; how each shows it is in `common_config.rs` and `legacy_header.rs`.
 
+use super::admin::Admin;
 use super::features::{F_ADMIN_VQ, F_NOTIF_CONFIG_DATA, F_NOTIFICATION_DATA};
 use super::queue::Queue;
 use super::steps::{Step, Steps};
@@ -76,6 +77,7 @@ pub(super) struct Registers {
     /// Whether the configuration was read since its generation changed.
     config_seen: bool,
 
+    pub(super) admin: Admin,
     pub(super) steps: Steps,
 }
 
@@ -103,6 +105,7 @@ impl Registers {
             config: description.config.clone(),
             generation: 0,
             config_seen: false,
+            admin: Admin::default(),
             steps: Steps::default(),
         }
     }
@@ -118,6 +121,7 @@ impl Registers {
         self.queue_select = 0;
         self.queues.iter_mut().for_each(Queue::clear);
         self.isr = 0;
+        self.admin = Admin::default();
     }
 
     /// What the driver reads: while a reset goes on, not 0.
@@ -171,11 +175,14 @@ impl Registers {
 
     /// `queue_msix_vector`.
     pub(super) fn set_queue_vector(&mut self, vector: u16) {
-        let vector = self.checked_vector(vector);
-        if self.resetting {
-            return;
+        if !self.resetting && self.selected().is_some() {
+            self.set_vector_of(self.queue_select, vector);
         }
-        let Some(queue) = self.selected_mut() else { return };
+    }
+
+    pub(super) fn set_vector_of(&mut self, index: u16, vector: u16) {
+        let vector = self.checked_vector(vector);
+        let Some(queue) = self.queues.get_mut(usize::from(index)) else { return };
         let moved = queue.enabled && queue.vector != vector;
         queue.vector = vector;
         if moved {
@@ -196,7 +203,7 @@ impl Registers {
     /// Whether the driver may be called for `cause` now: not before it is ready, and not during a reset
     /// (virtio 1.4 §3.1.2).
     pub(super) fn may_call(&self, cause: Cause) -> bool {
-        if self.resetting {
+        if self.resetting || self.is_stopped(cause) {
             return false;
         }
         let ready = self.status & status::DRIVER_OK != 0;
@@ -207,6 +214,11 @@ impl Registers {
                 runs && (ready || self.used == Used::Legacy)
             }
         }
+    }
+
+    /// Whether `DEV_MODE_SET` stopped what `cause` is about: all but the administration queue.
+    pub(super) fn is_stopped(&self, cause: Cause) -> bool {
+        self.admin.stopped && cause != Cause::Queue(self.num_queues)
     }
 
     /// Notes an interrupt: that of a queue without MSI-X only, that of the configuration always

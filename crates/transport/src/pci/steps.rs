@@ -33,6 +33,7 @@ pub(super) enum Step {
     },
     Notify(u16),
     CallsChanged,
+    DeviceMode,
     Interrupt(Cause),
 }
 
@@ -126,12 +127,14 @@ impl Registers {
                 Some((InHand::Other, Effect::Notify { index, position: queue.position }))
             }
             Step::CallsChanged => Some((InHand::Other, Effect::CallsChanged)),
+            Step::DeviceMode => Some((InHand::Other, Effect::DeviceMode { stopped: self.admin.stopped })),
             Step::Interrupt(cause) => Some((InHand::Other, Effect::Interrupt(cause))),
         }
     }
 
     /// What brings ring `index` nearer to what its registers want; nothing if it is there.
     fn queue_effect(&mut self, index: u16) -> Option<(InHand, Effect)> {
+        let stopped = self.is_stopped(Cause::Queue(index));
         let queue = self.queues.get_mut(usize::from(index))?;
         if queue.running && (queue.stale || !queue.is_wanted()) {
             return Some((InHand::Stop(index), Effect::QueueStop { index }));
@@ -140,7 +143,7 @@ impl Registers {
             queue.clear();
             return None;
         }
-        if queue.running || !queue.enabled || self.negotiation != Negotiation::Granted {
+        if queue.running || !queue.enabled || stopped || self.negotiation != Negotiation::Granted {
             return None;
         }
         let Ok(setup) = self.setup(index)? else {

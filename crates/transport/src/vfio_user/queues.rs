@@ -30,7 +30,9 @@ pub(super) struct Ring {
     phase: Phase,
     /// As the driver described it; `None` while it is stopped.
     setup: Option<QueueSetup>,
-    /// Whether the host may serve it.
+    /// Whether the driver lets it be used.
+    ready: bool,
+    /// Whether the host was told to serve it.
     enabled: bool,
     /// What the host calls the driver by.
     call: Option<Arc<OwnedFd>>,
@@ -80,9 +82,10 @@ impl Session {
         let kick = kick.map(|kick| another(kick)).transpose()?;
         let line = self.call_of(index);
         let call = line.as_deref().map(another).transpose()?;
-        let enabled = legacy || self.function.is_driver_ok();
+        let ready = legacy || self.function.is_driver_ok();
+        let enabled = ready && self.is_served(index);
         if let Some(ring) = self.rings.get_mut(usize::from(index)) {
-            *ring = Ring { phase: Phase::Running, setup: Some(setup.clone()), enabled, call: line };
+            *ring = Ring { phase: Phase::Running, setup: Some(setup.clone()), ready, enabled, call: line };
         }
         Ok(QueueStart { index, setup, state: RingState::default(), kick, call, err: None, enabled })
     }
@@ -105,15 +108,28 @@ impl Session {
     }
 
     /// `DRIVER_OK`: rings that wait for it are served.
+    pub(super) fn driver_ok(&mut self) {
+        self.rings.iter_mut().filter(|ring| !ring.is_stopped()).for_each(|ring| ring.ready = true);
+        self.enable_queues();
+    }
+
+    /// Tells the host of rings that are to be served from now on, or only kept.
     pub(super) fn enable_queues(&mut self) {
-        let mut events = Vec::new();
-        for (ring, index) in
-            self.rings.iter_mut().zip(0..).filter(|(ring, _)| !ring.is_stopped() && !ring.enabled)
-        {
-            ring.enabled = true;
-            events.push(Event::QueueEnable { index, enabled: true });
+        for index in 0..self.rings.len() as u16 {
+            let served = self.is_served(index);
+            let Some(ring) = self.rings.get_mut(usize::from(index)).filter(|ring| !ring.is_stopped()) else {
+                continue;
+            };
+            let enabled = ring.ready && served;
+            if std::mem::replace(&mut ring.enabled, enabled) != enabled {
+                self.push(Event::QueueEnable { index, enabled });
+            }
         }
-        events.into_iter().for_each(|event| self.push(event));
+    }
+
+    /// A device that the administration queue stopped serves no other (virtio 1.4 §2.13.4.4).
+    fn is_served(&self, index: u16) -> bool {
+        !self.device_stopped || self.admin_queue == Some(index)
     }
 
     /// The driver rang for a ring.

@@ -65,6 +65,9 @@ pub struct Session {
     pub(super) dma_table: DmaTable,
     pub(super) irqs: Irqs,
     pub(super) rings: Vec<Ring>,
+    pub(super) admin_queue: Option<u16>,
+    /// By an administration command.
+    pub(super) device_stopped: bool,
     accesses: Accesses,
     inbox: Inbox,
     fault: Option<ClientFault>,
@@ -86,12 +89,15 @@ impl Session {
     pub fn new(offer: Offer) -> Result<Self, OfferFault> {
         offer.check()?;
         let Offer { function, kicks, interrupt, region_file } = offer;
+        let admin_queue = function.admin_queue.map(|_| function.queue_size_max.len() as u16);
         let function = Function::new(function)?;
         Ok(Self {
             irqs: Irqs::new(function.msix_vectors()),
             function,
             rings: kicks.iter().map(|_| Ring::default()).collect(),
             kicks: kicks.into_iter().map(Arc::new).collect(),
+            admin_queue,
+            device_stopped: false,
             interrupt: Arc::new(interrupt),
             region_file: region_file.map(Arc::new),
             client: None,
@@ -111,7 +117,8 @@ impl Session {
     /// Bytes that the next `recvmsg` should ask for, with room for [`FDS_MAX`](super::FDS_MAX) file descriptors. Zero: do
     /// not read now; finish events and send what is outgoing first.
     pub fn wanted(&self) -> usize {
-        let is_busy = self.current.is_some() || self.in_hand.is_some() || self.outgoing.len() >= OUTGOING_MAX;
+        let works = self.current.is_some() || self.effect.is_some();
+        let is_busy = works || self.in_hand.is_some() || self.outgoing.len() >= OUTGOING_MAX;
         if self.fault.is_some() || is_busy { 0 } else { self.inbox.wanted() }
     }
 
@@ -203,6 +210,12 @@ impl Session {
     /// is still asserted.
     pub fn resampled(&mut self) -> Option<Arc<OwnedFd>> {
         self.function.intx_pending().then(|| self.irqs.raise_intx()).flatten()
+    }
+
+    /// Carries out an administration command, as [`Function::admin_command`]. Take and finish the events that it left before
+    /// its chain is completed.
+    pub fn admin_command(&mut self, readable: &[u8], writable: usize) -> Vec<u8> {
+        self.function.admin_command(readable, writable)
     }
 
     /// The client's memory as known now, apart from what is reached by messages.
@@ -304,8 +317,13 @@ impl Session {
             }
             Effect::QueueStart(start) => self.start_queue(*start),
             Effect::QueueStop { index } => self.stop_queue(index),
-            Effect::DriverOk => self.enable_queues(),
+            Effect::DriverOk => self.driver_ok(),
+            Effect::DeviceMode { stopped } => {
+                self.device_stopped = stopped;
+                self.enable_queues();
+            }
             Effect::Reset => {
+                self.device_stopped = false;
                 self.reset_queues();
                 self.irqs.forget_pending();
                 self.push(Event::ResetDevice);

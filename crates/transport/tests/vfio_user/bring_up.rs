@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use transport::pci::Interface;
 use transport::vfio_user::{Event, QueueFault, QueueStart, Session};
-use virtqueue::{Burst, DeviceQueue, DriverQueue, QueueSetup, RingArea};
+use virtqueue::{Burst, DeviceQueue, DriverQueue, QueueSetup, QueueSize, RingArea};
 
 /// The guest's own view of its memory.
 fn guest_memory(file: &OwnedFd) -> Arc<GuestMemory> {
@@ -204,4 +204,51 @@ fn mapped_doorbells_have_no_kick() {
     assert!(start(&mut wire.told).kick.is_none());
     wire.post_write(common::BAR, common::NOTIFY, &0u16.to_le_bytes());
     assert_eq!(wire.names().last().unwrap(), "QueueKicked 0");
+}
+
+/// The administration queue is the last; what it stops is kept and not served.
+#[test]
+fn an_administration_command_stops_the_device_and_resumes_it() {
+    const ADMIN_VQ: u64 = 1 << 41;
+    let mut function = description(Interface::Modern);
+    function.admin_queue = Some(QueueSize::try_from(16).unwrap());
+    let (mut wire, _file) = Wire::mapped(function);
+    assert_eq!(wire.negotiate(VERSION_1 | ADMIN_VQ), 11);
+    assert!(matches!(wire.told[1], Event::Features { acknowledged: VERSION_1, .. }), "the transport's own");
+    wire.set_queue(0, 0xffff, ring_at(0));
+    wire.driver_ok();
+    wire.told.clear();
+    wire.post_write(common::BAR, common::QUEUE_SELECT, &3u16.to_le_bytes());
+    for (area, address) in (0..).zip(ring_at(3)) {
+        wire.post_write(common::BAR, common::QUEUE_DESC + 8 * area, &(address as u32).to_le_bytes());
+    }
+    wire.post_write(common::BAR, common::QUEUE_ENABLE, &1u16.to_le_bytes());
+    let admin = start(&mut wire.told);
+    assert_eq!((admin.index, admin.setup.size.get(), admin.enabled), (3, 16, true));
+    assert!(is_same_eventfd(admin.kick.unwrap(), &wire.host.kicks[3]));
+    let mut command = |opcode: u16, data: &[u8]| {
+        let bytes = [&opcode.to_le_bytes()[..], &[0; 22], data].concat();
+        assert_eq!(wire.session.admin_command(&bytes, 64)[..4], [0; 4]);
+        wire.run().unwrap();
+        wire.told.drain(..).collect::<Vec<_>>()
+    };
+    // LIST_USE of DEV_MODE_SET, which stops, and resumes.
+    let list = command(1, &0x2_0003u64.to_le_bytes());
+    assert!(list.is_empty());
+    assert!(matches!(
+        command(0x11, &[1, 0, 0, 0, 0, 0, 0, 0])[..],
+        [Event::QueueEnable { index: 0, enabled: false }]
+    ));
+    assert!(matches!(command(0x11, &[0; 8])[..], [Event::QueueEnable { index: 0, enabled: true }]));
+    assert!(matches!(
+        command(0x11, &[1, 0, 0, 0, 0, 0, 0, 0])[..],
+        [Event::QueueEnable { index: 0, enabled: false }]
+    ));
+    // A ring that starts meanwhile waits as well; a reset ends it all.
+    wire.set_queue(1, 0xffff, ring_at(1));
+    assert!(wire.told.is_empty());
+    assert_eq!(wire.negotiate(VERSION_1), 11);
+    wire.set_queue(1, 0xffff, ring_at(1));
+    wire.driver_ok();
+    assert_eq!(wire.names().split_off(3), ["Features", "QueueStart 1", "QueueEnable 1"]);
 }

@@ -122,6 +122,10 @@ fn host_acts(session: &mut Session, kind: u8) {
         let _ = session.dma_read(GuestAddr(0x1000), 64);
         let _ = session.dma_write(GuestAddr(0x2000), &[kind; 8]);
     }
+    if kind & 0x10 != 0 {
+        let opcode = [0, 1, 0x11][usize::from(kind >> 6) % 3];
+        session.admin_command(&[&[opcode][..], &[0; 23], &[kind & 1, 0, 2, 0, 0, 0, 0, 0]].concat(), 64);
+    }
     if kind & 0x20 != 0 {
         session.set_config(&[kind; 80]);
         session.needs_reset();

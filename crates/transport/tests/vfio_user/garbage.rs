@@ -8,7 +8,7 @@ use transport::vfio_user::DATA_MAX;
 
 #[test]
 fn known_inputs() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vfio_user/regressions");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regressions/vfio_user_message");
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     assert!(!files.is_empty());
     for path in files {

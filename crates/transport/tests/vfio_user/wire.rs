@@ -84,7 +84,8 @@ pub(crate) struct HostEnd {
 }
 
 pub(crate) fn offer(function: Description) -> (Offer, HostEnd) {
-    let kicks: Vec<OwnedFd> = function.queue_size_max.iter().map(|_| eventfd()).collect();
+    let queues = function.queue_size_max.len() + usize::from(function.admin_queue.is_some());
+    let kicks: Vec<OwnedFd> = (0..queues).map(|_| eventfd()).collect();
     let interrupt = eventfd();
     let host = HostEnd {
         kicks: kicks.iter().map(|kick| kick.try_clone().unwrap()).collect(),
