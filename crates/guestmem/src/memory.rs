@@ -98,6 +98,17 @@ impl Region {
         })
     }
 
+    /// This region and `next` as one, if `next` goes on where this one ends: in guest addresses, front-end addresses and
+    /// the mapping.
+    pub fn join(&self, next: &Self) -> Option<Self> {
+        let goes_on = self.guest.0 + self.len == next.guest.0
+            && self.frontend.0 + self.len == next.frontend.0
+            && self.offset + self.len == next.offset
+            && self.read_only == next.read_only
+            && Arc::ptr_eq(&self.mapping, &next.mapping);
+        goes_on.then(|| Self { len: self.len + next.len, ..self.clone() })
+    }
+
     /// The same bytes, for reading only: ROM, or what an IOMMU lets a device read.
     pub fn read_only(self) -> Self {
         Self { read_only: true, ..self }

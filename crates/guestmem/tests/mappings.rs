@@ -360,3 +360,27 @@ fn regions_for_reading_only_are_told_from_the_others() {
     let cut = part(2).read_only().cut(0x10, 0x10).unwrap();
     assert!(!GuestMemory::new(vec![cut]).unwrap().may_write(GuestAddr(0x2018), 1));
 }
+
+#[test]
+fn regions_that_go_on_where_another_ends_are_one_with_it() {
+    let map = || Arc::new(Mapping::file(memfd(MIB), 0, MIB).unwrap());
+    let (mapping, other) = (map(), map());
+    let part = |guest, mapping: &Arc<Mapping>, offset| {
+        Region::part(GuestAddr(guest), 0x1000, Arc::clone(mapping), offset).unwrap()
+    };
+    let first = part(0x1000, &mapping, 0x4000);
+    let joined = first.join(&part(0x2000, &mapping, 0x5000)).unwrap();
+    assert_eq!((joined.guest(), joined.len()), (GuestAddr(0x1000), 0x2000));
+    let memory = GuestMemory::new(vec![joined.join(&part(0x3000, &mapping, 0x6000)).unwrap()]).unwrap();
+    assert_eq!(memory.slice(GuestAddr(0x1800), 0x2800).unwrap().len(), 0x2800);
+    for next in [
+        part(0x2001, &mapping, 0x5000),
+        part(0x2000, &mapping, 0x5001),
+        part(0x2000, &mapping, 0x3000),
+        part(0x2000, &other, 0x5000),
+        part(0x2000, &mapping, 0x5000).read_only(),
+        part(0x0000, &mapping, 0x3000),
+    ] {
+        assert!(first.join(&next).is_none(), "{next:?}");
+    }
+}

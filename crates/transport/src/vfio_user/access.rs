@@ -1,5 +1,6 @@
 //! Register accesses: `REGION_READ`, `REGION_WRITE`, `REGION_WRITE_MULTI`.
 
+use super::info::space;
 use super::message::{ACCESS_SIZE, DATA_MAX, Fields, MULTI_WRITE_SIZE, Payload};
 use super::session::{Reply, Session};
 use super::{Command, Refusal};
@@ -97,7 +98,7 @@ impl Session {
         let Access { offset, region, count } = access;
         let len = self.region_len(region);
         let inside = offset.checked_add(count.into()).is_some_and(|end| end <= len);
-        match self.space(region) {
+        match space(region) {
             Some(space) if inside && count > 0 && count as usize <= DATA_MAX => Ok(space),
             _ => Err(Refusal::RegionRange { command, region, offset, count, len }),
         }

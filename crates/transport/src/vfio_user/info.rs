@@ -105,18 +105,9 @@ impl Session {
         Ok(Reply { payload: info.0, fds })
     }
 
-    /// What a region is; `None`: nothing.
-    pub(super) fn space(&self, region: u32) -> Option<Space> {
-        match region {
-            0..=5 => Some(Space::Bar(region as u8)),
-            CONFIG_REGION => Some(Space::Config),
-            _ => None,
-        }
-    }
-
     /// Bytes of a region; 0: there is none.
     pub(super) fn region_len(&self, region: u32) -> u64 {
-        match self.space(region) {
+        match space(region) {
             Some(Space::Bar(bar)) => self.function.bar(bar).map_or(0, |bar| bar.len),
             Some(Space::Config) => self.function.config_len(),
             None => 0,
@@ -126,16 +117,16 @@ impl Session {
     /// The part of a region that the client may map, with the file it maps.
     fn mapped_area(&self, region: u32) -> Option<(std::ops::Range<u64>, Arc<OwnedFd>)> {
         let file = self.region_file.as_ref()?;
-        let Some(Space::Bar(index)) = self.space(region) else { return None };
+        let Some(Space::Bar(index)) = space(region) else { return None };
         let area = self.function.bar(index).and_then(|bar| bar.mappable)?;
-        // The notify page lies in the first such region; further ones are shared memory, of which we have no file.
-        let earlier = (0..index).any(|bar| self.function.bar(bar).is_some_and(|bar| bar.mappable.is_some()));
-        (!earlier).then(|| (area, Arc::clone(file)))
+        // What can be mapped besides the notify page is shared memory, of which we have no file.
+        let rings = !self.function.doorbells(index).is_empty();
+        rings.then(|| (area, Arc::clone(file)))
     }
 
     /// The doorbells in a region that an ioeventfd can stand for, at most as many as the client takes.
     fn doorbells(&self, region: u32) -> Vec<Doorbell> {
-        let Some(Space::Bar(index)) = self.space(region) else { return Vec::new() };
+        let Some(Space::Bar(index)) = space(region) else { return Vec::new() };
         let Some(bar) = self.function.bar(index).filter(|_| self.region_file.is_none()) else {
             return Vec::new();
         };
@@ -149,6 +140,15 @@ impl Session {
                 Some(Doorbell { offset, len, port: bar.kind == BarKind::Io, datamatch, kick })
             })
             .collect()
+    }
+}
+
+/// What a region is; `None`: nothing.
+pub(super) fn space(region: u32) -> Option<Space> {
+    match region {
+        0..=5 => Some(Space::Bar(region as u8)),
+        CONFIG_REGION => Some(Space::Config),
+        _ => None,
     }
 }
 

@@ -191,9 +191,16 @@ impl DmaTable {
         }
     }
 
-    /// The memory of the maps as they are now.
+    /// The memory of the maps as they are now. Maps that go on where another ends, also in the file, are one region: rings
+    /// and buffers of a driver behind a virtual IOMMU are mapped page by page, and a ring must lie inside one region.
     fn renew(&mut self) {
-        let regions = self.maps.values().filter_map(|map| map.region.clone()).collect();
+        let mut regions: Vec<Region> = Vec::new();
+        for region in self.maps.values().filter_map(|map| map.region.as_ref()) {
+            match regions.last_mut().and_then(|last| Some((last.join(region)?, last))) {
+                Some((joined, last)) => *last = joined,
+                None => regions.push(region.clone()),
+            }
+        }
         // Maps do not overlap, and there are never more than regions may be.
         let memory = GuestMemory::new(regions).expect("maps that were checked one by one");
         self.memory = Arc::new(memory);

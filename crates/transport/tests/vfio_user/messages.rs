@@ -2,7 +2,7 @@
 
 use crate::wire::*;
 use std::os::fd::OwnedFd;
-use transport::pci::{Interface, NotifyKind};
+use transport::pci::{Interface, NotifyKind, SharedMemory};
 use transport::vfio_user::{Event, Offer, OfferFault, Session};
 
 fn modern() -> Wire {
@@ -121,7 +121,10 @@ fn regions_are_described() {
 fn a_mapped_notify_page_is_described_in_two_rounds() {
     let mut function = description(Interface::Modern);
     function.mapped = true;
+    // Shared memory could be mapped too, but not from that file.
+    function.shared_memory = vec![SharedMemory { id: 0, len: 0x1_0000 }];
     let mut wire = Wire::greeted(function);
+    assert_eq!(words(&wire.ask(GET_REGION_INFO, &region_info(64, 2))), [32, 3, 2, 0, 0x1_0000, 0, 0, 0]);
     let short = wire.ask_whole(GET_REGION_INFO, &region_info(32, 4), vec![]).unwrap();
     assert_eq!(words(&short.bytes[16..]), [64, 0xf, 4, 32, 16384, 0, 0, 0]);
     assert!(short.fds.is_empty());
