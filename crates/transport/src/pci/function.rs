@@ -44,6 +44,14 @@ impl Function {
         CONFIG_SPACE_LEN as u64
     }
 
+    /// Where the doorbell of queue `index` is in memory: base address register and offset of a 32-bit word.
+    /// `None` without [`NotifyKind::Mmio`](super::NotifyKind::Mmio), or without such a queue.
+    pub fn doorbell(&self, index: u16) -> Option<(u8, u64)> {
+        let region = self.layout.regions().iter().find(|region| region.block == Block::NotifyMmio)?;
+        let offset = NOTIFY_STRIDE * u64::from(index);
+        (offset < region.len).then_some((region.bar, region.offset + offset))
+    }
+
     /// Vectors of the MSI-X table; 0: no MSI-X.
     pub fn msix_vectors(&self) -> u16 {
         self.vectors
@@ -212,16 +220,16 @@ impl Function {
         match block {
             Block::CommonConfig => self.registers.write_common(offset, data.len(), value),
             Block::DeviceConfig => self.registers.write_config(offset, data),
-            Block::NotifyPio if offset == 0 => self.doorbell(None, data.len(), value),
+            Block::NotifyPio if offset == 0 => self.notify(None, data.len(), value),
             Block::NotifyMmio if offset.is_multiple_of(NOTIFY_STRIDE) => {
-                self.doorbell(Some((offset / NOTIFY_STRIDE) as u16), data.len(), value);
+                self.notify(Some((offset / NOTIFY_STRIDE) as u16), data.len(), value);
             }
             _ => {}
         }
     }
 
     /// A doorbell is 16 bits, or 32 with `NOTIFICATION_DATA` (virtio 1.4 §4.1.5.2).
-    fn doorbell(&mut self, place: Option<u16>, len: usize, value: u32) {
+    fn notify(&mut self, place: Option<u16>, len: usize, value: u32) {
         if len >= 2 {
             self.registers.notify(place, value, len == 4);
         }

@@ -4,7 +4,7 @@ use crate::rig::{DEVICE_FEATURES, Rig, net};
 use transport::pci::features::*;
 use transport::pci::{
     BarKind, Description, DescriptionFault, Function, Interface, LEGACY_CONFIG_SIZE_MAX, NotifyKind,
-    SharedMemory, SrIov, Vendor,
+    SharedMemory, Space, SrIov, Vendor,
 };
 use virtqueue::QueueSize;
 
@@ -95,7 +95,7 @@ fn what_is_on_offer() {
     description.features |= TRANSPORT_BITS | LEGACY_BITS;
     let mut rig = Rig::new(description);
     assert_eq!(rig.offered(), base);
-    let legacy = rig.read(transport::pci::Space::Bar(0), 0, 4);
+    let legacy = rig.read(Space::Bar(0), 0, 4);
     assert_eq!(u128::from(legacy), 1 | 1 << 5 | F_EVENT_IDX | LEGACY_BITS);
 }
 
@@ -142,4 +142,22 @@ fn only_the_doorbells_and_shared_memory_can_be_mapped() {
     let rig = Rig::new(description);
     let notify = rig.structure(2);
     assert_eq!((notify.bar, notify.offset, notify.len), (4, 0x3000, 12));
+    assert_eq!(rig.function.doorbell(2), Some((4, 0x3008)));
+    assert_eq!(rig.function.doorbell(3), None);
+    assert_eq!(Rig::new(net(Interface::Legacy)).function.doorbell(0), None);
+}
+
+#[test]
+fn a_device_without_configuration() {
+    for interface in [Interface::Modern, Interface::Transitional, Interface::Legacy] {
+        let mut description = net(interface);
+        description.config.clear();
+        let mut rig = Rig::new(description);
+        assert_eq!(rig.structures(4), []);
+        rig.write(Space::Bar(0), 20, 4, 1);
+        rig.write(Space::Bar(4), 0x2000, 4, 1);
+        rig.function.set_config(&[1, 2, 3]);
+        assert_eq!((rig.read(Space::Bar(0), 20, 4), rig.read(Space::Bar(4), 0x2000, 4)), (0, 0));
+        assert!(rig.drain().is_empty());
+    }
 }
