@@ -19,8 +19,8 @@ pub struct Bar {
     pub len: u64,
     /// How the guest reaches it.
     pub kind: BarKind,
-    /// The part that the client may map, page by page: the doorbells (see
-    /// [`Function::doorbell`](super::Function::doorbell)), or all shared memory.
+    /// The page of doorbells that the client may map: from its start a 32-bit word for each queue, which nobody
+    /// reads but the host.
     pub mappable: Option<Range<u64>>,
 }
 

@@ -7,6 +7,7 @@ use super::msix::MsixTable;
 use super::registers::{NO_VECTOR, Registers, status};
 use super::steps::Step;
 use super::{Bar, Cause, Description, DescriptionFault, Effect, Line, Space};
+use std::ops::Range;
 
 /// A virtio-PCI function. See the [module](super) for how to drive it.
 #[derive(Debug)]
@@ -44,12 +45,11 @@ impl Function {
         CONFIG_SPACE_LEN as u64
     }
 
-    /// Where the doorbell of queue `index` is in memory: base address register and offset of a 32-bit word.
-    /// `None` without [`NotifyKind::Mmio`](super::NotifyKind::Mmio), or without such a queue.
-    pub fn doorbell(&self, index: u16) -> Option<(u8, u64)> {
-        let region = self.layout.regions().iter().find(|region| region.block == Block::NotifyMmio)?;
-        let offset = NOTIFY_STRIDE * u64::from(index);
-        (offset < region.len).then_some((region.bar, region.offset + offset))
+    /// Where the shared memory region `id` is: base address register, and which part of its window.
+    pub fn shared_memory(&self, id: u8) -> Option<(u8, Range<u64>)> {
+        let mut regions = self.layout.regions().iter();
+        let region = regions.find(|region| region.block == Block::SharedMemory { id })?;
+        Some((region.bar, region.offset..region.offset + region.len))
     }
 
     /// Vectors of the MSI-X table; 0: no MSI-X.
