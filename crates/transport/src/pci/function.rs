@@ -7,7 +7,6 @@ use super::msix::MsixTable;
 use super::registers::{NO_VECTOR, Registers, status};
 use super::steps::Step;
 use super::{Bar, Cause, Description, DescriptionFault, Effect, Line, Space};
-use std::ops::Range;
 
 /// A virtio-PCI function. See the [module](super) for how to drive it.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ impl Function {
     }
 
     /// Where the shared memory region `id` is: base address register, and which part of its window.
-    pub fn shared_memory(&self, id: u8) -> Option<(u8, Range<u64>)> {
+    pub fn shared_memory(&self, id: u8) -> Option<(u8, std::ops::Range<u64>)> {
         let mut regions = self.layout.regions().iter();
         let region = regions.find(|region| region.block == Block::SharedMemory { id })?;
         Some((region.bar, region.offset..region.offset + region.len))
