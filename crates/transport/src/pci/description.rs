@@ -86,8 +86,8 @@ pub struct Description {
     /// is INTx only.
     pub msix: bool,
     /// Device and ring feature bits. The function adds the transport's own
-    /// ([`TRANSPORT_BITS`](super::features::TRANSPORT_BITS), which do not count here) and shows
-    /// [`LEGACY_BITS`](super::features::LEGACY_BITS) to legacy drivers only.
+    /// ([`TRANSPORT_BITS`], which do not count here) and shows
+    /// [`LEGACY_BITS`] to legacy drivers only.
     pub features: u128,
     /// Entries of each queue at most, a power of two.
     pub queue_size_max: Vec<QueueSize>,

@@ -19,8 +19,8 @@ pub struct Bar {
     pub len: u64,
     /// How the guest reaches it.
     pub kind: BarKind,
-    /// The part that the client may map, page by page: the notify page (write only: nobody reads it but the
-    /// host), or all of a BAR of shared memory.
+    /// The page of doorbells that the client may map: from its start a 32-bit word for each queue, which nobody
+    /// reads but the host.
     pub mappable: Option<Range<u64>>,
 }
 
@@ -132,6 +132,6 @@ pub struct QueueStart {
     /// Size, addresses as the driver wrote them (not yet looked up in memory), ring features.
     pub setup: QueueSetup,
     /// Whether the driver uses the legacy interface: device structures have its layout and the guest's
-    /// byte order, and the ring is used before `DRIVER_OK`.
+    /// byte order, and the ring may be used before `DRIVER_OK`.
     pub legacy: bool,
 }

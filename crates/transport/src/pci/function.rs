@@ -72,6 +72,13 @@ impl Function {
         CONFIG_SPACE_LEN as u64
     }
 
+    /// Where the shared memory region `id` is: base address register, and which part of its window.
+    pub fn shared_memory(&self, id: u8) -> Option<(u8, std::ops::Range<u64>)> {
+        let mut regions = self.layout.regions().iter();
+        let region = regions.find(|region| region.block == Block::SharedMemory { id })?;
+        Some((region.bar, region.offset..region.offset + region.len))
+    }
+
     /// Vectors of the MSI-X table; 0: no MSI-X.
     pub fn msix_vectors(&self) -> u16 {
         self.vectors
@@ -240,16 +247,16 @@ impl Function {
         match block {
             Block::CommonConfig => self.registers.write_common(offset, data.len(), value),
             Block::DeviceConfig => self.registers.write_config(offset, data),
-            Block::NotifyPio if offset == 0 => self.doorbell(None, data.len(), value),
+            Block::NotifyPio if offset == 0 => self.notify(None, data.len(), value),
             Block::NotifyMmio if offset.is_multiple_of(NOTIFY_STRIDE) => {
-                self.doorbell(Some((offset / NOTIFY_STRIDE) as u16), data.len(), value);
+                self.notify(Some((offset / NOTIFY_STRIDE) as u16), data.len(), value);
             }
             _ => {}
         }
     }
 
     /// A doorbell is 16 bits, or 32 with `NOTIFICATION_DATA` (virtio 1.4 §4.1.5.2).
-    fn doorbell(&mut self, place: Option<u16>, len: usize, value: u32) {
+    fn notify(&mut self, place: Option<u16>, len: usize, value: u32) {
         if len >= 2 {
             self.registers.notify(place, value, len == 4);
         }

@@ -162,9 +162,6 @@ impl Layout {
         }
         let len = end.checked_next_power_of_two().ok_or(DescriptionFault::SharedMemoryTotal)?;
         self.window(2, len, BarKind::Memory64);
-        if let Some(bar) = &mut self.bars[2] {
-            bar.mappable = Some(0..end);
-        }
         Ok(())
     }
 }

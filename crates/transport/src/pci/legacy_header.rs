@@ -2,6 +2,10 @@
 //!
 //! The header is little endian and 20 bytes, or 24 while MSI-X is enabled; the device configuration begins
 //! right behind, and moves with it.
+//!
+//! There is no `FEATURES_OK`, and drivers differ in whether they write their features before or after they
+//! place their queues. So nothing starts, and features can be written, until the driver is ready; or until
+//! it rings a doorbell, which some do before they say that they are ready.
 
 use super::layout::LEGACY_HEADER_LEN;
 use super::registers::{NO_VECTOR, Negotiation, Registers, Used, status};
@@ -92,8 +96,7 @@ impl Registers {
         }
     }
 
-    /// `Queue Address`: any but 0 starts the ring there, 0 stops it. The first fixes the features, for a
-    /// legacy driver has no `FEATURES_OK`.
+    /// `Queue Address`: any but 0 places the ring there, 0 takes it away.
     fn set_queue_address(&mut self, value: u32) {
         let index = self.queue_select;
         if self.resetting || value == 0 && self.used != Used::Legacy || !self.enter(Used::Legacy) {
@@ -104,10 +107,23 @@ impl Registers {
         queue.stale |= queue.running && queue.areas[0] != address;
         queue.areas = [address, 0, 0];
         queue.enabled = value != 0;
-        if value != 0 {
-            self.ask_features();
+        if self.negotiation != Negotiation::Open {
+            self.steps.push(Step::Queue(index));
         }
-        self.steps.push(Step::Queue(index));
+    }
+
+    /// A legacy driver is ready, or rings a doorbell before it says so: its features are fixed now, and the
+    /// rings that it placed start.
+    pub(super) fn start_legacy(&mut self) {
+        if self.used != Used::Legacy || self.negotiation != Negotiation::Open {
+            return;
+        }
+        self.ask_features();
+        for (index, queue) in (0..).zip(&self.queues) {
+            if queue.enabled {
+                self.steps.push(Step::Queue(index));
+            }
+        }
     }
 
     fn set_legacy_status(&mut self, value: u8) {
@@ -123,7 +139,7 @@ impl Registers {
         self.status |= value & STATUS_WRITABLE;
         if value & status::DRIVER_OK != 0 && self.status & status::DRIVER_OK == 0 {
             self.status |= status::DRIVER_OK;
-            self.ask_features();
+            self.start_legacy();
             self.driver_ok();
         }
     }

@@ -22,7 +22,7 @@
 //!   (`steps.rs`). The list that waits is bounded by the number of queues, whatever a driver writes.
 //! * **Features.** A set is refused here if it has bits that were not offered or lacks `VERSION_1`; otherwise
 //!   [`Effect::Features`] asks the device, and `FEATURES_OK` can be read when the answer is there. A legacy
-//!   driver never asks: its set is fixed with its first queue, or with `DRIVER_OK`.
+//!   driver never asks: its set is fixed with `DRIVER_OK`, or with its first doorbell.
 //! * **Queues.** A ring runs from [`Effect::QueueStart`] to the end of [`Effect::QueueStop`]. Its addresses
 //!   are the driver's: the host looks them up, and refuses a ring outside memory.
 //! * **Resets.** The registers are fresh at once; the status reads as 0 when [`Effect::Reset`] is finished,

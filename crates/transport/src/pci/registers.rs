@@ -250,9 +250,11 @@ impl Registers {
         };
         let index = place.unwrap_or(named);
         let position = (whole && self.has(F_NOTIFICATION_DATA)).then_some((value >> 16) as u16);
+        let resetting = self.resetting;
         let Some(queue) = self.queues.get_mut(usize::from(index)) else { return };
-        if queue.enabled && !self.resetting {
+        if queue.enabled && !resetting {
             queue.position = position;
+            self.start_legacy();
             self.steps.push(Step::Notify(index));
         }
     }

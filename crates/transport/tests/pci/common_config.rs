@@ -6,7 +6,7 @@ use transport::pci::features::*;
 use transport::pci::{Interface, Space};
 use virtqueue::QueueSize;
 
-/// What a field takes: its place and width, and whether a driver can change it on a fresh device.
+/// What a field takes: its place and width, and whether a driver can change it before `FEATURES_OK`.
 const FIELDS: [(u64, usize, bool); 24] = [
     (DEVICE_FEATURE_SELECT, 4, true),
     (DEVICE_FEATURE, 4, false),
@@ -38,6 +38,24 @@ fn image(rig: &mut Rig) -> Vec<u32> {
     (0..0x10).map(|word| rig.common(4 * word, 4)).collect()
 }
 
+/// No register as a reset leaves it, so that none can change unseen.
+fn set_up() -> Rig {
+    let mut rig = Rig::new(net(Interface::Modern));
+    rig.set_status(ACKNOWLEDGE);
+    rig.accept(F_VERSION_1 | 1);
+    for (field, width) in
+        [(DEVICE_FEATURE_SELECT, 4), (DRIVER_FEATURE_SELECT, 4), (CONFIG_MSIX_VECTOR, 2), (QUEUE_SELECT, 2)]
+    {
+        rig.set_common(field, width, 1);
+    }
+    rig.set_common(QUEUE_SIZE, 2, 16);
+    rig.set_common(QUEUE_MSIX_VECTOR, 2, 2);
+    for half in 0..6 {
+        rig.set_common(QUEUE_DESC + 4 * half, 4, 0x5555_0000);
+    }
+    rig
+}
+
 /// Every offset, width and a few values: a write changes its own field at most, and only if that is a whole
 /// field that can be written.
 #[test]
@@ -46,7 +64,7 @@ fn every_access() {
     for offset in 0..0x60 {
         for width in [1, 2, 3, 4, 5, 8, 16] {
             for value in values {
-                let mut rig = Rig::new(net(Interface::Modern));
+                let mut rig = set_up();
                 let before = image(&mut rig);
                 let mut data = [0; 16];
                 data[..4].copy_from_slice(&value.to_le_bytes());
@@ -65,7 +83,8 @@ fn every_access() {
                     QUEUE_SELECT => (6..16).collect(),
                     _ => vec![],
                 };
-                for word in 0..0x10 {
+                let reset = (offset, width, value & 0xff) == (DEVICE_STATUS, 1, 0);
+                for word in (0..0x10).filter(|_| !reset) {
                     let own = offset / 4 == word as u64 || seen_elsewhere.contains(&word);
                     assert!(own || before[word] == after[word], "{offset:#x} {width} {value:#x} {word}");
                 }

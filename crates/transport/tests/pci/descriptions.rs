@@ -4,7 +4,7 @@ use crate::rig::{DEVICE_FEATURES, Rig, net};
 use transport::pci::features::*;
 use transport::pci::{
     BarKind, Description, DescriptionFault, Function, Interface, LEGACY_CONFIG_SIZE_MAX, NotifyKind,
-    SharedMemory, SrIov, Vendor,
+    SharedMemory, Space, SrIov, Vendor,
 };
 use virtqueue::QueueSize;
 
@@ -95,7 +95,7 @@ fn what_is_on_offer() {
     description.features |= TRANSPORT_BITS | LEGACY_BITS;
     let mut rig = Rig::new(description);
     assert_eq!(rig.offered(), base);
-    let legacy = rig.read(transport::pci::Space::Bar(0), 0, 4);
+    let legacy = rig.read(Space::Bar(0), 0, 4);
     assert_eq!(u128::from(legacy), 1 | 1 << 5 | F_EVENT_IDX | LEGACY_BITS);
 }
 
@@ -127,19 +127,38 @@ fn windows_of_each_interface() {
 }
 
 #[test]
-fn only_the_doorbells_and_shared_memory_can_be_mapped() {
+fn the_doorbells_can_be_mapped() {
     let mut description = net(Interface::Modern);
     let mappable = |description: &Description, index| {
         Function::new(description.clone()).unwrap().bar(index).unwrap().mappable
     };
-    assert_eq!(mappable(&description, 4), None);
+    assert_eq!((mappable(&description, 1), mappable(&description, 4)), (None, None));
     description.mapped = true;
     description.notify = vec![NotifyKind::Mmio];
-    description.shared_memory = vec![SharedMemory { id: 3, len: 0x3000 }];
+    // Room for the second region's capability.
+    (description.msix, description.config) = (false, vec![]);
+    description.shared_memory = [(3, 0x3000), (1, 0x1000)].map(|(id, len)| SharedMemory { id, len }).to_vec();
     assert_eq!(mappable(&description, 4), Some(0x3000..0x4000));
-    assert_eq!(mappable(&description, 2), Some(0..0x3000));
-    assert_eq!(mappable(&description, 1), None);
+    assert_eq!(mappable(&description, 2), None);
     let rig = Rig::new(description);
     let notify = rig.structure(2);
     assert_eq!((notify.bar, notify.offset, notify.len), (4, 0x3000, 12));
+    assert_eq!(rig.function.shared_memory(3), Some((2, 0..0x3000)));
+    assert_eq!(rig.function.shared_memory(1), Some((2, 0x3000..0x4000)));
+    assert_eq!(rig.function.shared_memory(2), None);
+}
+
+#[test]
+fn a_device_without_configuration() {
+    for interface in [Interface::Modern, Interface::Transitional, Interface::Legacy] {
+        let mut description = net(interface);
+        description.config.clear();
+        let mut rig = Rig::new(description);
+        assert_eq!(rig.structures(4), []);
+        rig.write(Space::Bar(0), 20, 4, 1);
+        rig.write(Space::Bar(4), 0x2000, 4, 1);
+        rig.function.set_config(&[1, 2, 3]);
+        assert_eq!((rig.read(Space::Bar(0), 20, 4), rig.read(Space::Bar(4), 0x2000, 4)), (0, 0));
+        assert!(rig.drain().is_empty());
+    }
 }
