@@ -7,11 +7,11 @@ use thiserror::Error;
 use virtqueue::{QueueSetup, RingArea, RingState, SetupFault};
 
 /// Something that the device world must do, in the order received. Each is answered by one `finish` of its session
-/// ([vhost-user](crate::vhost_user::Session::finish), [vfio-user](crate::vfio_user::Session::finish)). A *running* ring is one between `QueueStart` and `QueueStop`,
-/// also while it is suspended for lack of memory.
+/// ([vhost-user](crate::vhost_user::Session::finish), [vfio-user](crate::vfio_user::Session::finish)). A *running* ring is
+/// one between `QueueStart` and `QueueStop`, also while it is suspended for lack of memory.
 ///
-/// File descriptors are whatever the front-end sent: the host makes a kick, call or err fd non-blocking
-/// before it reads or writes it, and an fd that cannot be used is [`Outcome::Failed`].
+/// File descriptors are whatever the front-end or client sent: the host makes a kick, call or err fd and an interrupt's
+/// eventfd non-blocking before it reads or writes it, and an fd that cannot be used is [`Outcome::Failed`].
 #[derive(Debug)]
 pub enum Event {
     /// The features that the driver uses, without the transport's own bits. Over vhost-user (`SET_FEATURES`) running rings

@@ -119,9 +119,7 @@ impl Session {
         let file = self.region_file.as_ref()?;
         let Some(Space::Bar(index)) = space(region) else { return None };
         let area = self.function.bar(index).and_then(|bar| bar.mappable)?;
-        // What can be mapped besides the notify page is shared memory, of which we have no file.
-        let rings = !self.function.doorbells(index).is_empty();
-        rings.then(|| (area, Arc::clone(file)))
+        Some((area, Arc::clone(file)))
     }
 
     /// The doorbells in a region that an ioeventfd can stand for, at most as many as the client takes.

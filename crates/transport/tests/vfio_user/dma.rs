@@ -63,6 +63,7 @@ fn the_reply_goes_first() {
     wire.ask(DMA_MAP, &dma_map(3, 0, 32 * MIB, MIB));
     wire.write(0, 0x0e, &0u16.to_le_bytes());
     wire.write(0, 0x08, &0x40u32.to_le_bytes());
+    wire.write(0, 0x12, &[7]);
     // A doorbell in port I/O, which waits for its reply.
     let kick = [access(0, 0x10, 2), vec![0, 0]].concat();
     wire.session.receive(&message(5, REGION_WRITE, 0, &kick), vec![]).unwrap();
