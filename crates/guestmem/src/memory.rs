@@ -109,7 +109,8 @@ impl Region {
         goes_on.then(|| Self { len: self.len + next.len, ..self.clone() })
     }
 
-    /// The same bytes, for reading only: ROM, or what an IOMMU lets a device read.
+    /// The same bytes, for reading only: ROM, or what an IOMMU lets a device read. Only [`GuestMemory::run_read_only`] finds
+    /// them.
     pub fn read_only(self) -> Self {
         Self { read_only: true, ..self }
     }
@@ -161,10 +162,11 @@ struct Place {
 /// The memory of one guest. Immutable: a new memory map is a new value.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
+    /// What may be written as well as read.
     places: Box<[Place]>,
+    /// What may only be read. Apart, so that no way of writing leads there and none of the usual ways has to ask.
+    read_only: Box<[Place]>,
     regions: Box<[Region]>,
-    /// Whether any region is for reading only.
-    some_read_only: bool,
 }
 
 // SAFETY: the raw pointers lead into mappings that `regions` keep alive.
@@ -189,8 +191,9 @@ impl GuestMemory {
             let host = unsafe { r.mapping.start().add(r.offset as usize) };
             Place { guest: r.guest.0, len: r.len, host }
         };
-        let some_read_only = regions.iter().any(|region| region.read_only);
-        Ok(Self { places: regions.iter().map(place).collect(), regions: regions.into(), some_read_only })
+        let places =
+            |read_only| regions.iter().filter(|region| region.read_only == read_only).map(place).collect();
+        Ok(Self { places: places(false), read_only: places(true), regions: regions.into() })
     }
 
     /// One region of zeroed private memory at guest address `guest`: for tests and guests of our own.
@@ -211,14 +214,15 @@ impl GuestMemory {
         self.regions.iter().any(|region| region.mapping.is_dead())
     }
 
-    /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none.
+    /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none, or only one for
+    /// reading.
     #[inline]
     pub fn run(&self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'_>> {
         let slot = &mut hint.0[(addr.0 >> HINT_SHIFT) as usize % HINTS];
         let mut place = self.places.get(usize::from(*slot))?;
         let mut offset = addr.0.wrapping_sub(place.guest);
         if offset >= place.len {
-            let index = self.find(addr)?;
+            let index = find(&self.places, addr)?;
             // At most REGIONS_MAX regions: the index fits.
             *slot = index as u16;
             place = &self.places[index];
@@ -234,24 +238,19 @@ impl GuestMemory {
         self.run(addr, len, &mut RegionHint::default()).filter(|run| run.len() == len)
     }
 
-    /// Whether none of the `len` bytes at `addr` is of a region for reading only. Whoever writes where a driver said asks
-    /// first: [`GuestMemory::run`] does not look at what its bytes are for.
-    #[inline]
-    pub fn may_write(&self, addr: GuestAddr, len: usize) -> bool {
-        !self.some_read_only || !self.has_read_only(addr, len)
-    }
-
+    /// As [`GuestMemory::run`], in regions for reading only: for whoever only reads what it gets, and found nothing there.
     #[cold]
-    fn has_read_only(&self, addr: GuestAddr, len: usize) -> bool {
-        let end = addr.0.saturating_add(len as u64);
-        let first = self.places.partition_point(|place| place.guest + place.len <= addr.0);
-        let regions = self.regions.get(first..).unwrap_or(&[]);
-        regions.iter().take_while(|region| region.guest.0 < end).any(|region| region.read_only)
+    pub fn run_read_only(&self, addr: GuestAddr, len: usize) -> Option<MemSlice<'_>> {
+        let place = self.read_only[find(&self.read_only, addr)?];
+        let offset = addr.0 - place.guest;
+        let len = (len as u64).min(place.len - offset) as usize;
+        // SAFETY: `offset + len <= place.len`, which the mapping covers; `self` keeps the mapping alive.
+        Some(unsafe { MemSlice::new(place.host.add(offset as usize), len) })
     }
 
-    /// Exactly `len` bytes at `addr` inside one region, kept alive by the result; not of a region for reading only.
+    /// Exactly `len` bytes at `addr` inside one region, kept alive by the result.
     pub fn area(self: &Arc<Self>, addr: GuestAddr, len: usize) -> Option<MemArea> {
-        let start = self.slice(addr, len).filter(|_| self.may_write(addr, len))?.as_ptr();
+        let start = self.slice(addr, len)?.as_ptr();
         // SAFETY: the slice was just checked; the area holds this memory.
         Some(unsafe { MemArea::new(start, len, Arc::clone(self)) })
     }
@@ -269,9 +268,10 @@ impl GuestMemory {
         let place = self.places.iter().find(|p| (at.wrapping_sub(p.host.addr()) as u64) < p.len)?;
         Some(GuestAddr(place.guest + (at - place.host.addr()) as u64))
     }
+}
 
-    fn find(&self, addr: GuestAddr) -> Option<usize> {
-        let index = self.places.partition_point(|place| place.guest <= addr.0).checked_sub(1)?;
-        (addr.0 - self.places[index].guest < self.places[index].len).then_some(index)
-    }
+/// Which of `places` has `addr`.
+fn find(places: &[Place], addr: GuestAddr) -> Option<usize> {
+    let index = places.partition_point(|place| place.guest <= addr.0).checked_sub(1)?;
+    (addr.0 - places[index].guest < places[index].len).then_some(index)
 }

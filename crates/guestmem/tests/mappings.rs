@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use guestmem::{
-    FileId, FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region, Window,
-    copy_segments, sigbus, vectored,
+    FileId, FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region,
+    RegionHint, Window, copy_segments, sigbus, vectored,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::sync::Arc;
@@ -338,27 +338,38 @@ fn memory_that_may_only_be_read_keeps_what_is_written_to_itself() {
 }
 
 #[test]
-fn regions_for_reading_only_are_told_from_the_others() {
-    let mapping = Arc::new(Mapping::file(memfd(MIB), 0, MIB).unwrap());
+fn regions_for_reading_only_are_found_by_readers_only() {
+    let file = memfd(MIB);
+    rustix::io::pwrite(&file, b"rom", 0x2ff0).unwrap();
+    let mapping = Arc::new(Mapping::file(file, 0, MIB).unwrap());
     let part = |page: u64| Region::part(GuestAddr(page << 12), 0x1000, mapping.clone(), page << 12).unwrap();
-    let memory = Arc::new(GuestMemory::new(vec![part(1), part(2).read_only(), part(3), part(9)]).unwrap());
-    for (addr, len, may) in [
-        (0x1000, 0x1000, true),
-        (0x1000, 0x1001, false),
-        (0x1fff, 0x1002, false),
-        (0x2000, 1, false),
-        (0x2fff, 2, false),
-        (0x3000, 0x1000, true),
-        (0x2fff, usize::MAX, false),
-        (0x3000, usize::MAX, true),
-        (0, 0x1000, true),
+    let memory = vec![part(1), part(2).read_only(), part(3), part(9), part(8).read_only()];
+    let memory = Arc::new(GuestMemory::new(memory).unwrap());
+    let len = |run: Option<MemSlice<'_>>| run.map(|run| run.len());
+    let run = |addr, len| memory.run(GuestAddr(addr), len, &mut RegionHint::default());
+    let read_only = |addr, len| memory.run_read_only(GuestAddr(addr), len);
+    for (addr, writable, readable) in [
+        (0xfff, None, None),
+        (0x1ff0, Some(0x10), None),
+        (0x2000, None, Some(0x20)),
+        (0x2ff0, None, Some(0x10)),
+        (0x3000, Some(0x20), None),
+        (0x4000, None, None),
+        (0x8ff0, None, Some(0x10)),
+        (0x9000, Some(0x20), None),
+        (u64::MAX, None, None),
     ] {
-        assert_eq!(memory.may_write(GuestAddr(addr), len), may, "{len:#x} bytes at {addr:#x}");
+        assert_eq!((len(run(addr, 0x20)), len(read_only(addr, 0x20))), (writable, readable), "{addr:#x}");
     }
-    assert!(memory.slice(GuestAddr(0x2000), 8).is_some(), "reading is fine");
-    assert!(memory.area(GuestAddr(0x2000), 8).is_none() && memory.area(GuestAddr(0x3000), 8).is_some());
-    let cut = part(2).read_only().cut(0x10, 0x10).unwrap();
-    assert!(!GuestMemory::new(vec![cut]).unwrap().may_write(GuestAddr(0x2018), 1));
+    let mut bytes = [0; 3];
+    read_only(0x2ff0, 3).unwrap().read(&mut bytes);
+    assert_eq!(&bytes, b"rom");
+    assert!(memory.slice(GuestAddr(0x2000), 8).is_none() && memory.area(GuestAddr(0x2000), 8).is_none());
+    assert_eq!(memory.regions().len(), 5);
+    // They overlap with others like any.
+    assert!(GuestMemory::new(vec![part(2), part(2).read_only()]).is_err());
+    let cut = GuestMemory::new(vec![part(2).read_only().cut(0x10, 0x10).unwrap()]).unwrap();
+    assert_eq!(len(cut.run_read_only(GuestAddr(0x2018), 16)), Some(8));
 }
 
 #[test]

@@ -413,7 +413,8 @@ impl Wire {
     /// What stands in the guest's memory.
     pub(crate) fn guest(&self, address: u64) -> Option<u8> {
         let mut byte = [0];
-        self.session.memory().slice(GuestAddr(address), 1)?.read(&mut byte);
+        let (memory, at) = (self.session.memory(), GuestAddr(address));
+        memory.slice(at, 1).or_else(|| memory.run_read_only(at, 1))?.read(&mut byte);
         Some(byte[0])
     }
 }
