@@ -37,6 +37,8 @@ mod window;
 pub use addr::{FrontendAddr, GuestAddr, Iova};
 pub use area::MemArea;
 pub use log::DirtyLog;
+#[cfg(not(miri))]
+pub use mapping::FileId;
 pub use mapping::{ACCEPTED_FILE_SYSTEMS, MapError, Mapping};
 pub use memory::{GuestMemory, MemoryFault, REGIONS_MAX, Region, RegionHint};
 pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};

@@ -60,13 +60,37 @@ const FILE_SYSTEMS: [u32; 6] = [
     0x9123_683e, // btrfs
 ];
 
-/// A shared, readable and writable mapping. Unmapped when dropped.
+/// Which file a descriptor leads to. Two that are equal lead to one file, as long as a mapping or a descriptor of it is held.
+#[cfg(not(miri))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+#[cfg(not(miri))]
+impl FileId {
+    /// The file of a descriptor and its size now, in bytes.
+    ///
+    /// # Errors
+    /// [`MapError::Kernel`] if the descriptor leads to nothing that has an identity.
+    pub fn of(file: impl AsFd) -> Result<(Self, u64), MapError> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok((Self { device: stat.st_dev, inode: stat.st_ino }, stat.st_size as u64))
+    }
+}
+
+/// A readable and writable mapping, shared with whoever gave the file unless it was made by
+/// [`Mapping::file_read_only`]. Unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {
     start: *mut u8,
     len: usize,
     /// Bytes between the page-aligned start and the first byte asked for.
     skip: usize,
+    /// Whether writes stay with us.
+    #[cfg(not(miri))]
+    private_file: bool,
     slot: sigbus::Slot,
 }
 
@@ -81,6 +105,25 @@ impl Mapping {
     /// [`ACCEPTED_FILE_SYSTEMS`] is mapped; that is settled before anything of it is touched.
     #[cfg(not(miri))]
     pub fn file(file: impl AsFd, offset: u64, len: u64) -> Result<Self, MapError> {
+        Self::map_file(file, offset, len, rustix::mm::MapFlags::SHARED)
+    }
+
+    /// As [`Mapping::file`], for memory that we may only read: the file shows through, and what is written (a driver named
+    /// it for writing all the same) stays in pages of our own that nobody else sees.
+    #[cfg(not(miri))]
+    pub fn file_read_only(file: impl AsFd, offset: u64, len: u64) -> Result<Self, MapError> {
+        let mut mapping = Self::map_file(file, offset, len, rustix::mm::MapFlags::PRIVATE)?;
+        mapping.private_file = true;
+        Ok(mapping)
+    }
+
+    #[cfg(not(miri))]
+    fn map_file(
+        file: impl AsFd,
+        offset: u64,
+        len: u64,
+        sharing: rustix::mm::MapFlags,
+    ) -> Result<Self, MapError> {
         use rustix::mm::{MapFlags, ProtFlags, mmap};
         if len == 0 || len > LEN_MAX || offset > LEN_MAX {
             return Err(MapError::Length { len, offset });
@@ -102,7 +145,7 @@ impl Mapping {
         let page = if page.is_power_of_two() { page } else { rustix::param::page_size() as u64 };
         let first = offset & !(page - 1);
         let mapped = (need - first).next_multiple_of(page) as usize;
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let flags = sharing | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing existing is touched.
         let start = unsafe {
             mmap(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, flags, file, first)?
@@ -144,7 +187,14 @@ impl Mapping {
     }
 
     fn adopt(start: *mut u8, len: usize, skip: usize) -> Self {
-        Self { start, len, skip, slot: sigbus::Slot::watch(start.addr(), len) }
+        Self {
+            start,
+            len,
+            skip,
+            #[cfg(not(miri))]
+            private_file: false,
+            slot: sigbus::Slot::watch(start.addr(), len),
+        }
     }
 
     /// Whether the file was truncated under the mapping: its bytes are zeros now and nobody else sees them.
@@ -161,6 +211,12 @@ impl Mapping {
     /// Whether nothing is usable (never true for a mapping that was made).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether it was made by [`Mapping::file_read_only`].
+    #[cfg(not(miri))]
+    pub(crate) fn is_private_file(&self) -> bool {
+        self.private_file
     }
 
     /// All that is mapped, in whole pages.

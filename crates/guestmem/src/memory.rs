@@ -4,8 +4,9 @@ use crate::{FrontendAddr, GuestAddr, Mapping, MemArea, MemSlice};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Regions accepted at most. QEMU needs 509 (`VHOST_USER_MAX_RAM_SLOTS` on x86); the table itself has no limit.
-pub const REGIONS_MAX: usize = 1024;
+/// Regions accepted at most: what an index of [`RegionHint`] can name. A front-end with memory slots needs 509
+/// (`VHOST_USER_MAX_RAM_SLOTS` of QEMU on x86); a client with a virtual IOMMU has one for each page that its driver mapped.
+pub const REGIONS_MAX: usize = 1 << 16;
 
 /// What is wrong with a memory map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -48,6 +49,10 @@ pub struct Region {
     guest: GuestAddr,
     frontend: FrontendAddr,
     len: u64,
+    /// Where it begins in the mapping, in bytes.
+    offset: u64,
+    /// Whether nothing of ours may write there.
+    read_only: bool,
     mapping: Arc<Mapping>,
 }
 
@@ -60,13 +65,54 @@ impl Region {
         len: u64,
         mapping: Arc<Mapping>,
     ) -> Result<Self, MemoryFault> {
-        if len == 0 || guest.checked_add(len).is_none() || frontend.checked_add(len).is_none() {
+        if frontend.checked_add(len).is_none() {
             return Err(MemoryFault::Range { guest, len });
         }
-        if len > mapping.len() as u64 {
+        Ok(Self { frontend, ..Self::part(guest, len, mapping, 0)? })
+    }
+
+    /// `len` bytes of `mapping` from byte `offset` on, seen by the guest at `guest`; there are no front-end addresses (they
+    /// are as the guest's). Many regions may share one mapping.
+    pub fn part(guest: GuestAddr, len: u64, mapping: Arc<Mapping>, offset: u64) -> Result<Self, MemoryFault> {
+        if len == 0 || guest.checked_add(len).is_none() {
+            return Err(MemoryFault::Range { guest, len });
+        }
+        if offset.checked_add(len).is_none_or(|end| end > mapping.len() as u64) {
             return Err(MemoryFault::ShortMapping { guest, len });
         }
-        Ok(Self { guest, frontend, len, mapping })
+        Ok(Self { guest, frontend: FrontendAddr(guest.0), len, offset, read_only: false, mapping })
+    }
+
+    /// The bytes from `skip` on, `len` of them; `None` unless they lie inside and are some.
+    pub fn cut(&self, skip: u64, len: u64) -> Option<Self> {
+        if len == 0 || skip.checked_add(len)? > self.len {
+            return None;
+        }
+        Some(Self {
+            guest: GuestAddr(self.guest.0 + skip),
+            frontend: FrontendAddr(self.frontend.0 + skip),
+            len,
+            offset: self.offset + skip,
+            read_only: self.read_only,
+            mapping: Arc::clone(&self.mapping),
+        })
+    }
+
+    /// This region and `next` as one, if `next` goes on where this one ends: in guest addresses, front-end addresses and
+    /// the mapping.
+    pub fn join(&self, next: &Self) -> Option<Self> {
+        let goes_on = self.guest.0 + self.len == next.guest.0
+            && self.frontend.0 + self.len == next.frontend.0
+            && self.offset + self.len == next.offset
+            && self.read_only == next.read_only
+            && Arc::ptr_eq(&self.mapping, &next.mapping);
+        goes_on.then(|| Self { len: self.len + next.len, ..self.clone() })
+    }
+
+    /// The same bytes, for reading only: ROM, or what an IOMMU lets a device read. Only [`GuestMemory::run_read_only`] finds
+    /// them.
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
     }
 
     /// First guest address.
@@ -116,7 +162,10 @@ struct Place {
 /// The memory of one guest. Immutable: a new memory map is a new value.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
+    /// What may be written as well as read.
     places: Box<[Place]>,
+    /// What may only be read. Apart, so that no way of writing leads there and none of the usual ways has to ask.
+    read_only: Box<[Place]>,
     regions: Box<[Region]>,
 }
 
@@ -137,8 +186,14 @@ impl GuestMemory {
                 return Err(MemoryFault::Overlap { first: pair[0].guest, second: pair[1].guest });
             }
         }
-        let place = |r: &Region| Place { guest: r.guest.0, len: r.len, host: r.mapping.start() };
-        Ok(Self { places: regions.iter().map(place).collect(), regions: regions.into() })
+        let place = |r: &Region| {
+            // SAFETY: a region lies inside its mapping.
+            let host = unsafe { r.mapping.start().add(r.offset as usize) };
+            Place { guest: r.guest.0, len: r.len, host }
+        };
+        let places =
+            |read_only| regions.iter().filter(|region| region.read_only == read_only).map(place).collect();
+        Ok(Self { places: places(false), read_only: places(true), regions: regions.into() })
     }
 
     /// One region of zeroed private memory at guest address `guest`: for tests and guests of our own.
@@ -159,14 +214,15 @@ impl GuestMemory {
         self.regions.iter().any(|region| region.mapping.is_dead())
     }
 
-    /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none.
+    /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none, or only one for
+    /// reading.
     #[inline]
     pub fn run(&self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'_>> {
         let slot = &mut hint.0[(addr.0 >> HINT_SHIFT) as usize % HINTS];
         let mut place = self.places.get(usize::from(*slot))?;
         let mut offset = addr.0.wrapping_sub(place.guest);
         if offset >= place.len {
-            let index = self.find(addr)?;
+            let index = find(&self.places, addr)?;
             // At most REGIONS_MAX regions: the index fits.
             *slot = index as u16;
             place = &self.places[index];
@@ -180,6 +236,16 @@ impl GuestMemory {
     /// Exactly `len` bytes at `addr`, inside one region.
     pub fn slice(&self, addr: GuestAddr, len: usize) -> Option<MemSlice<'_>> {
         self.run(addr, len, &mut RegionHint::default()).filter(|run| run.len() == len)
+    }
+
+    /// As [`GuestMemory::run`], in regions for reading only: for whoever only reads what it gets, and found nothing there.
+    #[cold]
+    pub fn run_read_only(&self, addr: GuestAddr, len: usize) -> Option<MemSlice<'_>> {
+        let place = self.read_only[find(&self.read_only, addr)?];
+        let offset = addr.0 - place.guest;
+        let len = (len as u64).min(place.len - offset) as usize;
+        // SAFETY: `offset + len <= place.len`, which the mapping covers; `self` keeps the mapping alive.
+        Some(unsafe { MemSlice::new(place.host.add(offset as usize), len) })
     }
 
     /// Exactly `len` bytes at `addr` inside one region, kept alive by the result.
@@ -202,9 +268,10 @@ impl GuestMemory {
         let place = self.places.iter().find(|p| (at.wrapping_sub(p.host.addr()) as u64) < p.len)?;
         Some(GuestAddr(place.guest + (at - place.host.addr()) as u64))
     }
+}
 
-    fn find(&self, addr: GuestAddr) -> Option<usize> {
-        let index = self.places.partition_point(|place| place.guest <= addr.0).checked_sub(1)?;
-        (addr.0 - self.places[index].guest < self.places[index].len).then_some(index)
-    }
+/// Which of `places` has `addr`.
+fn find(places: &[Place], addr: GuestAddr) -> Option<usize> {
+    let index = places.partition_point(|place| place.guest <= addr.0).checked_sub(1)?;
+    (addr.0 - places[index].guest < places[index].len).then_some(index)
 }

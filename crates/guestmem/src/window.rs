@@ -43,7 +43,8 @@ unsafe impl Send for Window {}
 unsafe impl Sync for Window {}
 
 impl Window {
-    /// A window on all of `memory` behind `own_len` bytes of zeros (rounded up to whole pages).
+    /// A window on all of `memory` behind `own_len` bytes of zeros (rounded up to whole pages). Memory that may only be
+    /// read ([`Mapping::file_read_only`](crate::Mapping::file_read_only)) is left out: it cannot be had twice.
     ///
     /// # Errors
     /// No memory or addresses left. `EINVAL`: a mapping cannot be had twice, since it is private or of huge pages.
@@ -52,7 +53,8 @@ impl Window {
         let own_len = own_len.checked_next_multiple_of(rustix::param::page_size()).ok_or_else(too_long)?;
         let mut len = own_len;
         let mut places = Vec::with_capacity(memory.regions().len());
-        for mapping in memory.regions().iter().map(|region| region.mapping()) {
+        let mappings = memory.regions().iter().map(|region| region.mapping());
+        for mapping in mappings.filter(|mapping| !mapping.is_private_file()) {
             let (start, mapped) = mapping.whole();
             if places.iter().any(|place: &Place| place.start == start) {
                 continue;

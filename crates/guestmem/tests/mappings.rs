@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use guestmem::{
-    FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region, Window,
-    copy_segments, sigbus, vectored,
+    FileId, FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region,
+    RegionHint, Window, copy_segments, sigbus, vectored,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::sync::Arc;
@@ -281,4 +281,117 @@ fn a_file_that_shrinks_is_no_matter_to_its_window() {
     assert!(window.offset_of(&slice).is_some());
     // A mapping that died is private: it has no window any more.
     assert!(Window::new(&memory, 4096).is_err());
+}
+
+#[test]
+fn many_regions_share_the_one_mapping_of_their_file() {
+    let file = memfd(4 * MIB);
+    let (id, size) = FileId::of(&file).unwrap();
+    assert_eq!((id, size), FileId::of(file.try_clone().unwrap()).unwrap());
+    assert_ne!(id, FileId::of(memfd(4 * MIB)).unwrap().0);
+    let mapping = Arc::new(Mapping::file(&file, 0, size).unwrap());
+    // Every other page of the file, in backward order.
+    let part = |page: u64| {
+        Region::part(
+            GuestAddr(0x10_0000 + page * 0x3000),
+            0x1000,
+            mapping.clone(),
+            4 * MIB - (page + 1) * 0x2000,
+        )
+    };
+    let memory = GuestMemory::new((0..512).map(|page| part(page).unwrap()).collect()).unwrap();
+    memory.slice(GuestAddr(0x10_0000 + 7 * 0x3000 + 5), 4).unwrap().write(b"page");
+    let mut bytes = [0; 4];
+    rustix::io::pread(&file, &mut bytes, 4 * MIB - 8 * 0x2000 + 5).unwrap();
+    assert_eq!(&bytes, b"page");
+    assert!(memory.slice(GuestAddr(0x10_1000), 1).is_none());
+
+    let cut = part(7).unwrap().cut(5, 4).unwrap();
+    assert_eq!((cut.guest(), cut.len()), (GuestAddr(0x10_0000 + 7 * 0x3000 + 5), 4));
+    GuestMemory::new(vec![cut.clone()]).unwrap().slice(cut.guest(), 4).unwrap().read(&mut bytes);
+    assert_eq!(&bytes, b"page");
+    assert!(cut.cut(0, 5).is_none() && cut.cut(4, 0).is_none() && cut.cut(u64::MAX, 2).is_none());
+    let refused = |len, offset| Region::part(GuestAddr(9), len, mapping.clone(), offset).unwrap_err();
+    assert!(matches!(refused(2, 4 * MIB - 1), MemoryFault::ShortMapping { .. }));
+    assert!(matches!(refused(1, u64::MAX), MemoryFault::ShortMapping { .. }));
+    assert!(matches!(refused(0, 0), MemoryFault::Range { .. }));
+}
+
+#[test]
+fn memory_that_may_only_be_read_keeps_what_is_written_to_itself() {
+    let (file, ram) = (memfd(MIB), memfd(MIB));
+    rustix::io::pwrite(&file, b"firmware", 0x1000).unwrap();
+    let mapping = Arc::new(Mapping::file_read_only(&file, 0x1000, 0x1000).unwrap());
+    let rom = Region::part(GuestAddr(0xf_0000), 0x1000, mapping, 0).unwrap();
+    let memory = Arc::new(GuestMemory::new(vec![rom, region(&ram, 0x10_0000, 0, MIB)]).unwrap());
+    let slice = memory.slice(GuestAddr(0xf_0000), 8).unwrap();
+    let (mut seen, mut theirs) = ([0; 8], [0; 8]);
+    slice.read(&mut seen);
+    assert_eq!(&seen, b"firmware");
+    slice.write(b"evildoer");
+    rustix::io::pread(&file, &mut theirs, 0x1000).unwrap();
+    assert_eq!(&theirs, b"firmware");
+    // It has no place in a window, and keeps nobody else from having one.
+    let window = Window::new(&memory, 4096).unwrap();
+    assert_eq!(window.offset_of(&slice), None);
+    assert!(window.offset_of(&memory.slice(GuestAddr(0x10_0000), 8).unwrap()).is_some());
+}
+
+#[test]
+fn regions_for_reading_only_are_found_by_readers_only() {
+    let file = memfd(MIB);
+    rustix::io::pwrite(&file, b"rom", 0x2ff0).unwrap();
+    let mapping = Arc::new(Mapping::file(file, 0, MIB).unwrap());
+    let part = |page: u64| Region::part(GuestAddr(page << 12), 0x1000, mapping.clone(), page << 12).unwrap();
+    let memory = vec![part(1), part(2).read_only(), part(3), part(9), part(8).read_only()];
+    let memory = Arc::new(GuestMemory::new(memory).unwrap());
+    let len = |run: Option<MemSlice<'_>>| run.map(|run| run.len());
+    let run = |addr, len| memory.run(GuestAddr(addr), len, &mut RegionHint::default());
+    let read_only = |addr, len| memory.run_read_only(GuestAddr(addr), len);
+    for (addr, writable, readable) in [
+        (0xfff, None, None),
+        (0x1ff0, Some(0x10), None),
+        (0x2000, None, Some(0x20)),
+        (0x2ff0, None, Some(0x10)),
+        (0x3000, Some(0x20), None),
+        (0x4000, None, None),
+        (0x8ff0, None, Some(0x10)),
+        (0x9000, Some(0x20), None),
+        (u64::MAX, None, None),
+    ] {
+        assert_eq!((len(run(addr, 0x20)), len(read_only(addr, 0x20))), (writable, readable), "{addr:#x}");
+    }
+    let mut bytes = [0; 3];
+    read_only(0x2ff0, 3).unwrap().read(&mut bytes);
+    assert_eq!(&bytes, b"rom");
+    assert!(memory.slice(GuestAddr(0x2000), 8).is_none() && memory.area(GuestAddr(0x2000), 8).is_none());
+    assert_eq!(memory.regions().len(), 5);
+    // They overlap with others like any.
+    assert!(GuestMemory::new(vec![part(2), part(2).read_only()]).is_err());
+    let cut = GuestMemory::new(vec![part(2).read_only().cut(0x10, 0x10).unwrap()]).unwrap();
+    assert_eq!(len(cut.run_read_only(GuestAddr(0x2018), 16)), Some(8));
+}
+
+#[test]
+fn regions_that_go_on_where_another_ends_are_one_with_it() {
+    let map = || Arc::new(Mapping::file(memfd(MIB), 0, MIB).unwrap());
+    let (mapping, other) = (map(), map());
+    let part = |guest, mapping: &Arc<Mapping>, offset| {
+        Region::part(GuestAddr(guest), 0x1000, Arc::clone(mapping), offset).unwrap()
+    };
+    let first = part(0x1000, &mapping, 0x4000);
+    let joined = first.join(&part(0x2000, &mapping, 0x5000)).unwrap();
+    assert_eq!((joined.guest(), joined.len()), (GuestAddr(0x1000), 0x2000));
+    let memory = GuestMemory::new(vec![joined.join(&part(0x3000, &mapping, 0x6000)).unwrap()]).unwrap();
+    assert_eq!(memory.slice(GuestAddr(0x1800), 0x2800).unwrap().len(), 0x2800);
+    for next in [
+        part(0x2001, &mapping, 0x5000),
+        part(0x2000, &mapping, 0x5001),
+        part(0x2000, &mapping, 0x3000),
+        part(0x2000, &other, 0x5000),
+        part(0x2000, &mapping, 0x5000).read_only(),
+        part(0x0000, &mapping, 0x3000),
+    ] {
+        assert!(first.join(&next).is_none(), "{next:?}");
+    }
 }

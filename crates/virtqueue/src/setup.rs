@@ -214,6 +214,15 @@ impl QueueSetup {
         Ok(Self { size, desc: base, driver, device, features, log: None })
     }
 
+    /// Whether a queue of this setup can run on `memory`: sizes, alignments, and every area inside one region.
+    pub fn check(&self, memory: &Arc<GuestMemory>) -> Result<(), SetupFault> {
+        let areas = self.areas(memory)?;
+        if !self.features.packed {
+            self.split_entries(&areas)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn areas(&self, memory: &Arc<GuestMemory>) -> Result<Areas, SetupFault> {
         let entries = self.size.get();
         if self.features.packed && self.features.endian == Endian::Big {

@@ -102,14 +102,18 @@ impl<'w, 'm> Walk<'w, 'm> {
         if len == 0 {
             return Err(DriverFault::ZeroLength);
         }
-        let Some(run) = self.memory.run(descriptor.addr, len, &mut self.hints.buffer) else {
+        let is_writable = descriptor.is(WRITE) && !self.hints.readable_only;
+        let Some(run) = self
+            .memory
+            .run(descriptor.addr, len, &mut self.hints.buffer)
+            .or_else(|| if is_writable { None } else { self.memory.run_read_only(descriptor.addr, len) })
+        else {
             return Err(DriverFault::AddressRange);
         };
-        let is_writable = descriptor.is(WRITE) && !self.hints.readable_only;
         run.prefetch(is_writable);
         self.segments.push(run);
         if run.len() < len {
-            let rest = Rest { addr: descriptor.addr, len, done: run.len() };
+            let rest = Rest { addr: descriptor.addr, len, done: run.len(), is_writable };
             let segments_max = self.first + SEGMENTS_MAX;
             rest.add(self.memory, &mut self.hints.buffer, self.segments, segments_max)?;
         }
@@ -144,8 +148,9 @@ impl<'w, 'm> Walk<'w, 'm> {
     /// The table's bytes, or as many of them as its first region has.
     #[inline(always)]
     fn table_run(&mut self, table: &Descriptor) -> Result<MemSlice<'m>, DriverFault> {
-        let run = self.memory.run(table.addr, table.len as usize, &mut self.hints.table);
-        run.ok_or(DriverFault::IndirectTableRange)
+        let len = table.len as usize;
+        let run = self.memory.run(table.addr, len, &mut self.hints.table);
+        run.or_else(|| self.memory.run_read_only(table.addr, len)).ok_or(DriverFault::IndirectTableRange)
     }
 
     /// Takes the table of a split ring: entries are chained as in the ring itself (virtio 1.3 §2.7.5.3).
@@ -232,6 +237,7 @@ struct Rest {
     len: usize,
     /// Bytes that have their segment.
     done: usize,
+    is_writable: bool,
 }
 
 impl Rest {
@@ -245,7 +251,9 @@ impl Rest {
     ) -> Result<(), DriverFault> {
         while self.done < self.len {
             let addr = self.addr.checked_add(self.done as u64).ok_or(DriverFault::AddressRange)?;
-            let run = memory.run(addr, self.len - self.done, hint).ok_or(DriverFault::AddressRange)?;
+            let len = self.len - self.done;
+            let read_only = || if self.is_writable { None } else { memory.run_read_only(addr, len) };
+            let run = memory.run(addr, len, hint).or_else(read_only).ok_or(DriverFault::AddressRange)?;
             if segments.len() >= segments_max {
                 return Err(DriverFault::TooManySegments);
             }
@@ -267,7 +275,9 @@ fn load_far(
     let mut done = 0;
     while done < bytes.len() {
         let addr = table.checked_add(offset + done as u64).ok_or(DriverFault::IndirectTableRange)?;
-        let run = memory.run(addr, bytes.len() - done, &mut RegionHint::default());
+        let len = bytes.len() - done;
+        let run = memory.run(addr, len, &mut RegionHint::default());
+        let run = run.or_else(|| memory.run_read_only(addr, len));
         done += run.ok_or(DriverFault::IndirectTableRange)?.read(&mut bytes[done..]);
     }
     Ok(bytes)

@@ -49,6 +49,21 @@ impl Hand {
         self.write(table + index * 16, &bytes);
     }
 
+    /// As [`Hand::descriptor`], also where only reading is allowed: the guest itself may write there.
+    #[cfg(not(miri))]
+    fn rom(&self, at: u64, addr: u64, len: u32, flags: u16, link: u16) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&addr.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        let (third, fourth) = if self.packed { (link, flags) } else { (flags, link) };
+        bytes[12..14].copy_from_slice(&third.to_le_bytes());
+        bytes[14..].copy_from_slice(&fourth.to_le_bytes());
+        for (at, byte) in (at..).zip(bytes) {
+            let at = GuestAddr(at);
+            self.memory.slice(at, 1).or_else(|| self.memory.run_read_only(at, 1)).unwrap().write(&[byte]);
+        }
+    }
+
     /// A descriptor of the ring; the packed form is available at once.
     fn ring(&self, index: u64, addr: u64, len: u32, flags: u16, next: u16) {
         let available = if self.packed { 1 << 7 } else { 0 };
@@ -216,6 +231,50 @@ fn buffers_outside_the_memory() {
             },
             DriverFault::AddressRange,
         );
+    }
+}
+
+/// What an IOMMU lets the device read only is read, and never written: not by one descriptor, not by the end of one, not
+/// through an indirect table.
+#[test]
+#[cfg(not(miri))]
+fn buffers_that_may_only_be_read() {
+    for packed in [false, true] {
+        let hand = || {
+            let mut hand = Hand::new(packed);
+            let rom = Arc::new(Mapping::anonymous(4096).unwrap());
+            let rom = Region::part(GuestAddr(END), 4096, rom, 0).unwrap().read_only();
+            let regions = hand.memory.regions().iter().cloned().chain([rom]).collect();
+            hand.memory = Arc::new(GuestMemory::new(regions).unwrap());
+            hand
+        };
+        for addr in [END - 8, END, END + 8] {
+            let readable = hand();
+            readable.ring(0, addr, 16, 0, 0);
+            readable.available(&[0]);
+            assert_eq!(readable.pop(), Ok(1));
+        }
+        // A table there, whole or from its second entry's middle on.
+        for (at, addr) in [END, END - 24].into_iter().zip([DATA, END]) {
+            let table = hand();
+            table.ring(0, at, 32, INDIRECT, 0);
+            for index in 0..2 {
+                table.rom(at + 16 * index, addr, 4, if index == 0 { NEXT } else { 0 }, 1);
+            }
+            table.available(&[0]);
+            assert_eq!(table.pop(), Ok(1), "packed {packed}");
+        }
+        for addr in [END, END - 8] {
+            let single = hand();
+            single.ring(0, addr, 16, WRITE, 0);
+            single.available(&[0]);
+            assert_eq!(single.pop(), Err(DriverFault::AddressRange), "packed {packed}");
+            let table = hand();
+            table.ring(0, TABLE, 16, INDIRECT, 0);
+            table.descriptor(TABLE, 0, addr, 16, WRITE, 0);
+            table.available(&[0]);
+            assert_eq!(table.pop(), Err(DriverFault::AddressRange), "packed {packed}");
+        }
     }
 }
 

@@ -282,6 +282,11 @@ impl<'s> Connection<'s> {
             }
             // Every field of a network device's configuration is read-only for the driver.
             Event::ConfigWrite { .. } => Outcome::Failed,
+            // These are vfio-user's.
+            Event::QueueRefused { .. }
+            | Event::QueueKicked { .. }
+            | Event::Interrupt(_)
+            | Event::Resample(_) => Outcome::Failed,
         }
     }
 

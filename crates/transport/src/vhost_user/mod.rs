@@ -57,7 +57,6 @@
 //! A host that polls also calls `next_event` again after it has taken outgoing messages: a session with too
 //! many of them unsent decodes nothing further.
 
-mod event;
 mod fault;
 pub mod features;
 mod framing;
@@ -67,7 +66,7 @@ mod negotiation;
 mod rings;
 mod session;
 
-pub use event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
+pub use crate::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 pub use fault::FrontendFault;
 pub use features::ProtocolFeatures;
 pub use memory::{MAPPED_MAX, MAPPINGS_MAX, MEM_SLOTS_MAX};

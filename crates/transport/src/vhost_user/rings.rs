@@ -1,9 +1,9 @@
 //! What the front-end said about each ring, and whether the ring runs.
 
-use super::event::{QueueRestart, QueueStart};
 use super::features::{F_PROTOCOL_FEATURES, ring_features};
 use super::message::{Fields, VringState};
 use super::{FrontendFault, Request};
+use crate::event::{QueueRestart, QueueStart};
 use guestmem::{DirtyLog, FrontendAddr, GuestAddr, GuestMemory};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,12 +1,12 @@
 //! One connection: takes messages in order, keeps the books, makes events and replies.
 
-use super::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, TRANSPORT_BITS};
 use super::framing::{Inbox, Message};
 use super::memory::RegionTable;
 use super::message::{BACKEND_CONFIG_CHANGE, VringState, emit_backend_request, emit_reply};
 use super::rings::{QUEUES_MAX, RingAddresses, Rings, Surroundings};
 use super::{CONFIG_SIZE_MAX, FrontendFault, ProtocolFeatures, Request};
+use crate::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use guestmem::{DirtyLog, GuestMemory};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -199,7 +199,7 @@ impl Session {
         if !self.config_change_waits {
             self.config_change_waits = true;
             let bytes = emit_backend_request(BACKEND_CONFIG_CHANGE);
-            self.outgoing.push_back(Outgoing { channel: Channel::Backend, bytes });
+            self.outgoing.push_back(Outgoing { channel: Channel::Backend, bytes, fds: Vec::new() });
         }
         true
     }
@@ -249,7 +249,7 @@ impl Session {
     /// Queues a reply with this payload.
     pub(super) fn reply(&mut self, request: Request, payload: &[u8]) {
         let bytes = emit_reply(request, payload);
-        self.outgoing.push_back(Outgoing { channel: Channel::Main, bytes });
+        self.outgoing.push_back(Outgoing { channel: Channel::Main, bytes, fds: Vec::new() });
     }
 
     /// Queues the reply that is due after the request's events.

@@ -1,20 +1,22 @@
-//! What a session tells the host, and what the host tells back.
+//! What a session of either transport tells the host, and what the host tells back.
 
-use guestmem::GuestMemory;
+use guestmem::{GuestAddr, GuestMemory};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use virtqueue::{QueueSetup, RingState};
+use thiserror::Error;
+use virtqueue::{QueueSetup, RingArea, RingState, SetupFault};
 
-/// Something that the device world must do, in the order received. Each is answered by one
-/// [`Session::finish`](super::Session::finish). A *running* ring is one between `QueueStart` and `QueueStop`,
-/// also while it is suspended for lack of memory.
+/// Something that the device world must do, in the order received. Each is answered by one `finish` of its session
+/// ([vhost-user](crate::vhost_user::Session::finish), [vfio-user](crate::vfio_user::Session::finish)). A *running* ring is
+/// one between `QueueStart` and `QueueStop`, also while it is suspended for lack of memory.
 ///
-/// File descriptors are whatever the front-end sent: the host makes a kick, call or err fd non-blocking
-/// before it reads or writes it, and an fd that cannot be used is [`Outcome::Failed`].
+/// File descriptors are whatever the front-end or client sent: the host makes a kick, call or err fd and an interrupt's
+/// eventfd non-blocking before it reads or writes it, and an fd that cannot be used is [`Outcome::Failed`].
 #[derive(Debug)]
 pub enum Event {
-    /// The features that the driver uses (`SET_FEATURES`), without the transport's own bits. Running rings
-    /// only ever see their logging change.
+    /// The features that the driver uses, without the transport's own bits. Over vhost-user (`SET_FEATURES`) running rings
+    /// only ever see their logging change; over vfio-user (the driver's `FEATURES_OK`) none runs, and
+    /// [`Outcome::Failed`] refuses `FEATURES_OK`.
     Features {
         /// Device and ring bits; a subset of the offer.
         acknowledged: u64,
@@ -76,16 +78,33 @@ pub enum Event {
     Mtu(u16),
     /// Announce the guest's MAC address on its network (after a migration).
     AnnounceRarp([u8; 6]),
+    /// A queue would start, but its setup cannot be used. The session goes on; nothing to carry out: for logs and facts.
+    QueueRefused {
+        /// Which ring.
+        index: u16,
+        /// What is wrong with it.
+        fault: QueueFault,
+    },
+    /// The driver's doorbell came as a message instead of through the ring's kick fd: as if that were readable.
+    QueueKicked {
+        /// Which ring.
+        index: u16,
+    },
+    /// An interrupt of the device itself is due: write 1 to this eventfd, if it is one.
+    Interrupt(Arc<OwnedFd>),
+    /// The client wants INTx looked at when this eventfd is signalled (`None`: no longer): the host polls it, clears it and
+    /// calls [`resampled`](crate::vfio_user::Session::resampled).
+    Resample(Option<Arc<OwnedFd>>),
     /// Drop all queues and return the device to its initial state (`RESET_DEVICE`, or `SET_STATUS` with 0).
     /// Every ring counts as stopped; often all of them are already.
     ResetDevice,
     /// The driver wrote its configuration space. If the device takes it, the host passes the new bytes to
-    /// [`Session::set_config`](super::Session::set_config).
+    /// its session's `set_config`.
     ConfigWrite {
         /// First byte written.
         offset: u32,
-        /// What was written; `offset + bytes.len()` is at most
-        /// [`CONFIG_SIZE_MAX`](super::CONFIG_SIZE_MAX).
+        /// What was written; over vhost-user `offset + bytes.len()` is at most
+        /// [`CONFIG_SIZE_MAX`](crate::vhost_user::CONFIG_SIZE_MAX).
         bytes: Vec<u8>,
         /// Written by a migration and not by the driver: read-only fields count too.
         migration: bool,
@@ -122,6 +141,28 @@ pub struct QueueRestart {
     pub setup: Option<QueueSetup>,
 }
 
+/// Why a queue does not start that its driver enabled. The session goes on; a reset of the device gives the driver another
+/// try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum QueueFault {
+    /// Size, addresses or alignment.
+    #[error(transparent)]
+    Setup(#[from] SetupFault),
+    /// The ring lies in memory that came without a file descriptor.
+    #[error(
+        "{area} at {addr}: in memory that is reached by messages only; accepted is memory shared by a file descriptor"
+    )]
+    ByMessages {
+        /// Which part.
+        area: RingArea,
+        /// Its address.
+        addr: GuestAddr,
+    },
+    /// No descriptor could be made for the queue's notifications.
+    #[error("no file descriptor for its notifications: {0}")]
+    Descriptor(std::io::ErrorKind),
+}
+
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -135,15 +176,17 @@ pub enum Outcome {
 }
 
 /// A message to send, whole and in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Outgoing {
     /// On which socket.
     pub channel: Channel,
     /// The message, header included.
     pub bytes: Vec<u8>,
+    /// File descriptors that go with its first byte; only vfio-user replies have some.
+    pub fds: Vec<Arc<OwnedFd>>,
 }
 
-/// The two directions of a vhost-user connection.
+/// The sockets that messages go out on. vfio-user has the first only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     /// The connection itself: replies.
