@@ -194,8 +194,9 @@ pub fn machine_check(loaded: &Loaded) -> Result<(), ConfigError> {
     let passed: HashSet<String> =
         passed
             .iter()
-            .map(|name| {
-                if name == "control" { "control.socket".into() } else { format!("{name}.vhost-user.socket") }
+            .flat_map(|name| match name.as_str() {
+                "control" => vec!["control.socket".into()],
+                port => ["vhost-user", "vfio-user"].map(|kind| format!("{port}.{kind}.socket")).to_vec(),
             })
             .collect();
     error.mistakes.retain(|mistake| !passed.contains(&mistake.field));

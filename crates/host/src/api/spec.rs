@@ -80,7 +80,7 @@ pub struct SwitchSpec {
     pub snooping: Option<bool>,
 }
 
-/// A port: one attachment (`vhost-user`, `tap`, `macvtap`, `packet` or `af-xdp`), and what it may do.
+/// A port: one attachment (`vhost-user`, `vfio-user`, `tap`, `macvtap`, `packet` or `af-xdp`), and what it may do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PortSpec {
@@ -90,6 +90,9 @@ pub struct PortSpec {
     /// A guest's NIC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vhost_user: Option<VhostUserSpec>,
+    /// A guest's NIC, as a whole PCI function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vfio_user: Option<VfioUserSpec>,
     /// A tap interface of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<TapSpec>,
@@ -201,6 +204,27 @@ pub struct VhostUserSpec {
     /// `server` or `client`: who Ringway is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+}
+
+/// A vfio-user socket, and the function behind it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VfioUserSpec {
+    /// Its path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Most queue pairs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_pairs: Option<u16>,
+    /// `modern`, `transitional` or `legacy`: which drivers it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Doorbells, `pio` and `mmio`, the preferred one first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Vec<String>>,
+    /// `event` or `mapped`: whether the guest's doorbells are told, or its queues polled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doorbells: Option<String>,
 }
 
 /// A tap interface.

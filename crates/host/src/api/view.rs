@@ -102,11 +102,11 @@ pub struct PortView {
     pub name: String,
     /// Name of its switch.
     pub switch: String,
-    /// `vhost-user`, `tap`, `packet`, `af-xdp` or `macvtap`.
+    /// `vhost-user`, `vfio-user`, `tap`, `packet`, `af-xdp` or `macvtap`.
     pub kind: String,
-    /// Path of the vhost-user socket, for that kind.
+    /// Path of the guest's socket, for the first two kinds.
     pub socket: Option<String>,
-    /// `server` or `client`: who Ringway is on the socket, for that kind.
+    /// `server` or `client`: who Ringway is on that socket.
     pub socket_mode: Option<String>,
     /// Name of the host's interface, for the other kinds.
     pub interface: Option<String>,

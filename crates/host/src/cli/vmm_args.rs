@@ -1,4 +1,4 @@
-//! `ringway vmm-args`: the arguments that attach a guest to a vhost-user port.
+//! `ringway vmm-args`: the arguments that attach a guest to a vhost-user or vfio-user port.
 //!
 //! All of them share two needs: guest memory that another process can map (a shared memfd), and a socket on which the
 //! front-end is the opposite of what Ringway is. A front-end that connects is told to reconnect, so that Ringway may be
@@ -41,7 +41,7 @@ pub(crate) struct VmmArguments {
     output: Output,
 }
 
-/// A virtual machine monitor that speaks vhost-user.
+/// A virtual machine monitor that speaks vhost-user or vfio-user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Vmm {
@@ -62,6 +62,8 @@ pub struct VmmPort {
     pub name: String,
     /// Path of the socket.
     pub socket: String,
+    /// Whether a whole function is behind the socket (vfio-user), and not a back-end (vhost-user).
+    pub is_function: bool,
     /// What Ringway is on the socket.
     pub role: SocketRole,
     /// Queue pairs.
@@ -106,6 +108,12 @@ pub(crate) fn vmm_args(socket: &Path, arguments: &VmmArguments) -> anyhow::Resul
         None => port_of_daemon(socket, &arguments.name)?,
     };
     let attachment = match arguments.vmm {
+        Vmm::Qemu if port.is_function => qemu_function(&port, &arguments.memory)?,
+        Vmm::CloudHypervisor if port.is_function => cloud_hypervisor_function(&port, &arguments.memory),
+        vmm if port.is_function => {
+            let vmm = vmm.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
+            anyhow::bail!("{vmm} has no vfio-user; accepted: qemu or cloud-hypervisor, or a port with vhost-user")
+        }
         Vmm::Qemu => qemu(&port, &arguments.memory, arguments.qemu_version),
         Vmm::Libvirt => libvirt(&port),
         Vmm::CloudHypervisor => cloud_hypervisor(&port, &arguments.memory),
@@ -132,13 +140,15 @@ fn port_of_file(file: &Path, name: &str) -> anyhow::Result<VmmPort> {
 }
 
 fn vmm_port(port: &PortConfig) -> anyhow::Result<VmmPort> {
-    let Attach::VhostUser { socket, role, queue_pairs } = &port.attach else {
+    let (Attach::VhostUser { socket, queue_pairs, .. } | Attach::VfioUser { socket, queue_pairs, .. }) = &port.attach
+    else {
         anyhow::bail!("port {:?} is a {}: no guest attaches to it", port.name, port.attach.kind());
     };
     Ok(VmmPort {
         name: port.name.clone(),
         socket: socket.display().to_string(),
-        role: *role,
+        is_function: matches!(port.attach, Attach::VfioUser { .. }),
+        role: port.attach.role(),
         queue_pairs: *queue_pairs,
         mac: port.mac.map(mac_text),
         mtu: port.mtu,
@@ -154,6 +164,7 @@ fn port_of_daemon(socket: &Path, name: &str) -> anyhow::Result<VmmPort> {
     Ok(VmmPort {
         name: port.name,
         socket: path,
+        is_function: port.kind == "vfio-user",
         role: if client { SocketRole::Client } else { SocketRole::Server },
         queue_pairs: port.queue_pairs,
         mac: port.mac,
@@ -190,6 +201,32 @@ pub fn qemu(port: &VmmPort, memory: &str, version: (u32, u32)) -> Attachment {
         ("-chardev", format!("socket,id=chr-{name},path={path},{connection}")),
         ("-netdev", format!("vhost-user,id=net-{name},chardev=chr-{name},queues={}", port.queue_pairs)),
         ("-device", device),
+    ])
+}
+
+/// Arguments for `qemu-system-*` from 11.0 on, which has a client of vfio-user. Address, queues and MTU are the function's own.
+///
+/// # Errors
+/// A path that JSON cannot carry.
+pub fn qemu_function(port: &VmmPort, memory: &str) -> anyhow::Result<Attachment> {
+    let device = serde_json::json!({
+        "driver": "vfio-user-pci",
+        "id": format!("fn-{}", port.name),
+        "socket": { "type": "unix", "path": port.socket },
+    });
+    Ok(words(&[
+        ("-m", memory.into()),
+        ("-object", format!("memory-backend-memfd,id=mem0,share=on,size={memory}")),
+        ("-machine", "memory-backend=mem0".into()),
+        ("-device", serde_json::to_string(&device)?),
+    ]))
+}
+
+/// Arguments for `cloud-hypervisor` and a whole function.
+pub fn cloud_hypervisor_function(port: &VmmPort, memory: &str) -> Attachment {
+    words(&[
+        ("--memory", format!("size={memory},shared=on")),
+        ("--user-device", format!("socket={}", port.socket)),
     ])
 }
 
@@ -298,6 +335,7 @@ mod tests {
         VmmPort {
             name: "web".into(),
             socket: "/run/ringway/web.sock".into(),
+            is_function: false,
             role: SocketRole::Server,
             queue_pairs: 4,
             mac: Some("52:54:00:00:00:01".into()),

@@ -24,6 +24,9 @@ pub fn environment_check(loaded: &Loaded) -> Result<(), ConfigError> {
         let field = format!("port.{}.{}", port.name, port.attach.kind());
         match &port.attach {
             Attach::VhostUser { socket, role, .. } => check.socket(&format!("{field}.socket"), socket, *role),
+            Attach::VfioUser { socket, .. } => {
+                check.socket(&format!("{field}.socket"), socket, SocketRole::Server)
+            }
             Attach::Tap { name, .. } => check.tap(&format!("{field}.name"), name),
             Attach::Macvtap { interface, fds, .. } => {
                 check.interface(&format!("{field}.interface"), interface);

@@ -13,6 +13,7 @@ pub const SWITCH: &[&str] = &["ageing", "max-entries", "vlan", "snooping"];
 pub const PORT: &[&str] = &[
     "switch",
     "vhost-user",
+    "vfio-user",
     "tap",
     "macvtap",
     "packet",
@@ -48,6 +49,8 @@ pub const PORT: &[&str] = &[
 ];
 /// `vhost-user = {}` of a port.
 pub const VHOST_USER: &[&str] = &["socket", "queue-pairs", "mode"];
+/// `vfio-user = {}` of a port.
+pub const VFIO_USER: &[&str] = &["socket", "queue-pairs", "interface", "notify", "doorbells"];
 /// `tap = {}` of a port.
 pub const TAP: &[&str] = &["name", "queues"];
 /// `macvtap = {}` of a port.
@@ -73,6 +76,7 @@ pub const ALL: &[(&str, &[&str])] = &[
     ("[switch.NAME]", SWITCH),
     ("[port.NAME]", PORT),
     ("vhost-user", VHOST_USER),
+    ("vfio-user", VFIO_USER),
     ("tap", TAP),
     ("macvtap", MACVTAP),
     ("packet", PACKET),
@@ -86,6 +90,6 @@ pub const ALL: &[(&str, &[&str])] = &[
 /// Tables that a later version will know.
 pub(crate) const SECTIONS_LATER: &[&str] = &["disk", "scsi", "share", "gpu"];
 /// What a port is attached to, in this version.
-pub(crate) const ATTACH: &[&str] = &["vhost-user", "tap", "macvtap", "packet", "af-xdp"];
-/// What a port is attached to, in a later version.
-pub(crate) const ATTACH_LATER: &[&str] = &["vfio-user"];
+pub(crate) const ATTACH: &[&str] = &["vhost-user", "vfio-user", "tap", "macvtap", "packet", "af-xdp"];
+/// Those of them behind which a guest is.
+pub(crate) const ATTACH_GUEST: &[&str] = &["vhost-user", "vfio-user"];

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use switch::{EntryKind, PortSettings, Tagging, UnicastMac, Vlan};
+use transport::pci::{Interface, NotifyKind};
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,6 +205,15 @@ pub enum Attach {
         /// Most queue pairs the guest may use; 1 to [`QUEUE_PAIRS_MAX`].
         queue_pairs: u16,
     },
+    /// A guest NIC, a whole PCI function served over vfio-user.
+    VfioUser {
+        /// Path of the socket, on which Ringway listens.
+        socket: PathBuf,
+        /// Most queue pairs the guest may use; 1 to [`QUEUE_PAIRS_MAX`].
+        queue_pairs: u16,
+        /// What its driver finds.
+        function: FunctionConfig,
+    },
     /// A tap interface of the host.
     Tap {
         /// Interface name; made if it does not exist.
@@ -238,6 +248,18 @@ pub enum Attach {
     },
 }
 
+/// The register interface of a virtio-PCI function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionConfig {
+    /// Which drivers it serves.
+    pub interface: Interface,
+    /// Doorbells, the preferred kind first; not empty.
+    pub notify: Vec<NotifyKind>,
+    /// The VMM may map the doorbells: the guest then rings without an exit, and its queues are polled
+    /// (`doorbells = "mapped"`).
+    pub mapped: bool,
+}
+
 /// Which frames are sent from their guest's own pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZeroCopy {
@@ -268,6 +290,7 @@ impl Attach {
     pub fn kind(&self) -> &'static str {
         match self {
             Attach::VhostUser { .. } => "vhost-user",
+            Attach::VfioUser { .. } => "vfio-user",
             Attach::Tap { .. } => "tap",
             Attach::Macvtap { .. } => "macvtap",
             Attach::Packet { .. } => "packet",
@@ -278,7 +301,7 @@ impl Attach {
     /// The host's interface, where it is one.
     pub fn interface(&self) -> Option<&str> {
         match self {
-            Attach::VhostUser { .. } => None,
+            Attach::VhostUser { .. } | Attach::VfioUser { .. } => None,
             Attach::Tap { name, .. } => Some(name),
             Attach::Macvtap { interface, .. }
             | Attach::Packet { interface }
@@ -286,10 +309,18 @@ impl Attach {
         }
     }
 
+    /// Who listens on its socket, where it has one.
+    pub fn role(&self) -> SocketRole {
+        match self {
+            Attach::VhostUser { role, .. } => *role,
+            _ => SocketRole::Server,
+        }
+    }
+
     /// The socket path, where it has one.
     pub fn socket(&self) -> Option<&Path> {
         match self {
-            Attach::VhostUser { socket, .. } => Some(socket),
+            Attach::VhostUser { socket, .. } | Attach::VfioUser { socket, .. } => Some(socket),
             _ => None,
         }
     }
@@ -300,7 +331,7 @@ pub const QUEUE_PAIRS_MAX: u16 = 128;
 /// Smallest MTU: `virtio 1.3 §5.1.4.1`.
 pub const MTU_MIN: u16 = 68;
 
-/// Who listens on a vhost-user socket.
+/// Who listens on a guest port's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketRole {
     /// Ringway listens; the front-end connects (`mode = "server"`).
@@ -312,7 +343,7 @@ pub enum SocketRole {
 /// How far the other side of a port is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// A guest that is locked to its own addresses, guarded and bounded. Default for vhost-user ports.
+    /// A guest that is locked to its own addresses, guarded and bounded. Default for ports of guests.
     Guest,
     /// Anything may be behind the port. Default for interfaces of the host.
     Open,

@@ -277,19 +277,20 @@ impl Plane {
         promised: &mut Promised,
     ) -> anyhow::Result<Arc<Port>> {
         let (attachment, endpoint) = match &config.attach {
-            Attach::VhostUser { socket, role, queue_pairs } => {
+            Attach::VhostUser { socket, queue_pairs, .. } | Attach::VfioUser { socket, queue_pairs, .. } => {
+                let role = config.attach.role();
                 let lent = going
                     .iter()
                     .filter_map(|port| port.endpoint.as_ref())
-                    .find(|endpoint| endpoint.is_for(socket, *role));
+                    .find(|endpoint| endpoint.is_for(socket, role));
                 // Somebody may have made our end of the socket for us; an end that connects is always our own.
-                let passed = (*role == SocketRole::Server)
+                let passed = (role == SocketRole::Server)
                     .then(|| inherited::take(&format!("port.{}", config.name)))
                     .flatten();
                 let endpoint = match (lent, passed) {
                     (Some(lent), _) => Arc::clone(lent),
                     (None, Some(listener)) => Arc::new(Endpoint::inherited(listener, socket)?),
-                    (None, None) => Arc::new(Endpoint::open(socket, *role)?),
+                    (None, None) => Arc::new(Endpoint::open(socket, role)?),
                 };
                 let guest = GuestPort::new(*queue_pairs, offered(config))?;
                 guest.rx_usecs.store(config.call_interval.as_micros() as u32, Relaxed);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use switch::UnicastMac;
-use transport::vhost_user::Outcome;
+use transport::event::Outcome;
 use virtqueue::{Burst, DeviceQueue, QueueSetup, RingState};
 
 /// Commands handled at one kick; a driver has one outstanding.
@@ -55,6 +55,11 @@ impl Control {
     /// Whether the queue has to be looked at without being kicked.
     pub(super) fn is_polled(&self) -> bool {
         self.running.is_some() && (self.kick.is_none() || self.more)
+    }
+
+    /// The address that the driver uses, while there is a queue for it to say so.
+    pub(super) fn mac(&self) -> Option<[u8; 6]> {
+        self.running.as_ref().map(|running| running.state.mac())
     }
 
     pub(super) fn start(&mut self, live: Live, kick: Option<OwnedFd>, state: ControlState) {
@@ -151,6 +156,15 @@ fn report(serving: &Serving, state: &ControlState, mac: UnicastMac) -> bool {
         multicast: state.multicast().filter(|_| !takes_all).map(<[_]>::to_vec),
         promiscuous: state.modes().contains(Modes::PROMISC),
     };
+    let admitted = addresses::report(&serving.port, report, serving.origin.now()).is_ok();
+    serving.uplinks.changed();
+    admitted
+}
+
+/// Tells the switch which address a driver without a control queue uses; false if it may not.
+pub(super) fn report_legacy(serving: &Serving, mac: UnicastMac) -> bool {
+    let source = ReportSource::ControlQueue;
+    let report = Report { source, mac, unicast: Vec::new(), multicast: None, promiscuous: true };
     let admitted = addresses::report(&serving.port, report, serving.origin.now()).is_ok();
     serving.uplinks.changed();
     admitted

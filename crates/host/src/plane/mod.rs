@@ -27,6 +27,7 @@ pub mod rig;
 mod seat;
 mod session;
 mod share;
+mod protocol;
 mod socket;
 mod stats;
 mod uplinks;

@@ -63,7 +63,7 @@ impl Monitor {
         let mut received = Vec::new();
         let mut chunk = [0; 8192];
         loop {
-            socket::send(&stream, &talk.take_outgoing(), &self.stopping.wake)?;
+            socket::send(&stream, &talk.take_outgoing(), &[], &self.stopping.wake)?;
             let mut wait = [
                 PollFd::new(&stream, PollFlags::IN),
                 PollFd::new(&self.stopping.wake, PollFlags::IN),
@@ -99,7 +99,7 @@ impl Monitor {
             }
             if talk.wants_query() {
                 talk.query();
-                socket::send(&stream, &talk.take_outgoing(), &self.stopping.wake)?;
+                socket::send(&stream, &talk.take_outgoing(), &[], &self.stopping.wake)?;
                 self.stopping.sleep(PAUSE);
             }
         }

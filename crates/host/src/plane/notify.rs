@@ -24,6 +24,12 @@ impl Wake {
     }
 }
 
+impl From<Wake> for OwnedFd {
+    fn from(wake: Wake) -> Self {
+        wake.0
+    }
+}
+
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

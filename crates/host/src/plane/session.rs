@@ -10,9 +10,11 @@ use super::kicks::Cause;
 use super::listen::Endpoint;
 use super::notify::accept_eventfd;
 use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
+use super::protocol::{Function, FunctionFault, Protocol, ProtocolFault};
 use super::stats::QueueStats;
 use super::uplinks::Uplinks;
 use super::{Origin, Stopping, addresses, control, socket};
+use crate::config::resolved::{Attach, PortConfig};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
 use devices::net::control::ControlState;
 use devices::net::{Acknowledged, FeatureFault, Features, rarp};
@@ -25,9 +27,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use thiserror::Error;
-use transport::vhost_user::{
-    Channel, Event, FrontendFault, Offer, Outcome, ProtocolFeatures, QueueRestart, QueueStart, Session,
-};
+use switch::UnicastMac;
+use transport::pci::features::F_ACCESS_PLATFORM;
+use transport::vhost_user::{Offer, ProtocolFeatures, Session};
+use transport::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use virtqueue::{DeviceQueue, Endian, QueueSize, RingState, SetupFault};
 
 /// Pause after a connection that we made has ended, so that a front-end that hangs up at once is not called at once.
@@ -55,7 +58,9 @@ enum End {
     #[error("ringway stops")]
     Stopping,
     #[error("the front-end broke the protocol: {0}")]
-    Fault(#[from] FrontendFault),
+    Fault(#[from] ProtocolFault),
+    #[error("cannot be served: {0}")]
+    Function(#[from] FunctionFault),
     #[error("the front-end truncated the memory that it shares")]
     MemoryDied,
     #[error("socket: {0}")]
@@ -70,9 +75,14 @@ impl Serving {
         while let Some(stream) = endpoint.next(&self.stopping) {
             tracing::info!(port = name, "front-end connected");
             *guest.facts.lock() = Facts { connected: true, ..Facts::default() };
-            let mut connection = Connection::new(&self, guest, stream);
-            let end = connection.serve().unwrap_or_else(|end| end);
-            connection.stop_all();
+            let end = match Connection::new(&self, guest, stream) {
+                Ok(mut connection) => {
+                    let end = connection.serve().unwrap_or_else(|end| end);
+                    connection.stop_all();
+                    end
+                }
+                Err(fault) => fault.into(),
+            };
             let mut facts = guest.facts.lock();
             facts.connected = false;
             match end {
@@ -95,7 +105,9 @@ struct Connection<'s> {
     serving: &'s Serving,
     guest: &'s GuestPort,
     stream: UnixStream,
-    session: Session,
+    protocol: Protocol,
+    /// The device's configuration space as its driver reads it.
+    config: NetConfig,
     backend_channel: Option<OwnedFd>,
     /// `None` until the front-end sets features that were offered.
     acknowledged: Option<Acknowledged>,
@@ -113,40 +125,38 @@ struct QueueEnd {
 }
 
 impl<'s> Connection<'s> {
-    fn new(serving: &'s Serving, guest: &'s GuestPort, stream: UnixStream) -> Self {
-        let offered = guest.offered;
+    fn new(serving: &'s Serving, guest: &'s GuestPort, stream: UnixStream) -> Result<Self, FunctionFault> {
         let port = serving.port.config.load();
-        let config = NetConfig {
-            mac: port.mac.unwrap_or_default(),
-            link_up: true,
-            announce: false,
-            queue_pairs_max: guest.transmit.len() as u16,
-            mtu: port.mtu.unwrap_or(1500),
-            speed: SPEED_UNKNOWN,
-            duplex: Duplex::Unknown,
+        let config = net_config(&port, guest);
+        let (features, queues_max) = (guest.offered.features().bits(), guest.queue_count());
+        let bytes = config.bytes(Endian::Little);
+        let protocol = match &port.attach {
+            Attach::VfioUser { function, .. } => {
+                Protocol::VfioUser(Box::new(Function::new(function, features, queues_max, &bytes)?))
+            }
+            _ => Protocol::VhostUser(Box::new(Session::new(Offer {
+                features,
+                protocol: ProtocolFeatures::all(),
+                queues_max,
+                // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
+                queue_num: queues_max,
+                queue_size_max: QueueSize::MAX,
+                config: bytes.to_vec(),
+            }))),
         };
-        let queues_max = guest.queue_count();
-        let offer = Offer {
-            features: offered.features().bits(),
-            protocol: ProtocolFeatures::all(),
-            queues_max,
-            // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
-            queue_num: queues_max,
-            queue_size_max: QueueSize::MAX,
-            config: config.bytes(Endian::Little).to_vec(),
-        };
-        Self {
+        Ok(Self {
             serving,
             guest,
             stream,
-            session: Session::new(offer),
+            protocol,
+            config,
             backend_channel: None,
             acknowledged: None,
             memory: Arc::default(),
             queues: (0..queues_max).map(|_| QueueEnd::default()).collect(),
             forwarder: None,
             control: control::Control::new(),
-        }
+        })
     }
 
     /// Serves until the connection ends.
@@ -156,13 +166,13 @@ impl<'s> Connection<'s> {
         loop {
             // Before every message: a front-end that never stops talking cannot keep us from the rest.
             self.wait()?;
-            let wanted = self.session.wanted().min(buffer.len());
+            let wanted = self.protocol.wanted().min(buffer.len());
             match socket::receive(&self.stream, &mut buffer[..wanted]) {
                 Ok((0, _)) => return Ok(End::Closed),
                 Ok((len, fds)) => {
-                    self.session.receive(&buffer[..len], fds)?;
+                    self.protocol.receive(&buffer[..len], fds)?;
                     self.carry_out()?;
-                    self.control.serve(self.serving, self.guest);
+                    self.serve_control();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(End::Closed),
@@ -180,13 +190,17 @@ impl<'s> Connection<'s> {
         ];
         let kick = self.control.kick();
         wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
+        let calls: Vec<_> = self.protocol.descriptors().collect();
+        wait.extend(calls.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = self.control.is_polled().then_some(CONTROL_INTERVAL);
         match poll(&mut wait, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error).into()),
         }
         let fired = |at: usize| wait.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let (attention, control) = (fired(2), fired(3));
+        let behind = 3 + usize::from(kick.is_some());
+        let (attention, control, calls) =
+            (fired(2), kick.is_some() && fired(3), (behind..wait.len()).any(fired));
         if self.serving.stopping.is_set() {
             return Err(End::Stopping);
         }
@@ -194,10 +208,28 @@ impl<'s> Connection<'s> {
             self.guest.attention.clear();
             self.attend()?;
         }
+        if calls {
+            self.protocol.attend();
+        }
         if control || self.control.is_polled() {
-            self.control.serve(self.serving, self.guest);
+            self.serve_control();
         }
         Ok(())
+    }
+
+    /// Carries out what waits in the control queue. A driver that reads its address finds the one that it was given.
+    fn serve_control(&mut self) {
+        self.control.serve(self.serving, self.guest);
+        if let Some(mac) = self.control.mac().filter(|mac| *mac != self.config.mac) {
+            self.config.mac = mac;
+            self.show_config();
+        }
+    }
+
+    fn show_config(&mut self) {
+        if let Some(function) = self.protocol.function() {
+            function.set_config(&self.config.bytes(Endian::Little));
+        }
     }
 
     /// A queue was retired, or some mapping died: tell the driver's side, or end.
@@ -212,6 +244,7 @@ impl<'s> Connection<'s> {
             if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
                 tracing::warn!(port = self.serving.port.name, "{text}");
                 slot.lock().iter().for_each(Live::report_error);
+                self.protocol.function().into_iter().for_each(Function::needs_reset);
             }
         }
         self.guest.count_ready();
@@ -222,17 +255,17 @@ impl<'s> Connection<'s> {
     /// Carries out what the session made of the bytes so far, and sends the answers.
     fn carry_out(&mut self) -> Result<(), End> {
         loop {
-            while let Some(event) = self.session.next_event()? {
+            while let Some(event) = self.protocol.next_event()? {
                 let outcome = self.handle(event);
-                self.session.finish(outcome);
+                self.protocol.finish(outcome);
             }
             let mut sent = false;
             let stop = &self.serving.stopping.wake;
-            while let Some(outgoing) = self.session.next_outgoing() {
+            while let Some(Outgoing { channel, bytes, fds }) = self.protocol.next_outgoing() {
                 sent = true;
-                match (outgoing.channel, &self.backend_channel) {
-                    (Channel::Main, _) => socket::send(&self.stream, &outgoing.bytes, stop)?,
-                    (Channel::Backend, Some(channel)) => socket::send(channel, &outgoing.bytes, stop)?,
+                match (channel, &self.backend_channel) {
+                    (Channel::Main, _) => socket::send(&self.stream, &bytes, &fds, stop)?,
+                    (Channel::Backend, Some(backend)) => socket::send(backend, &bytes, &fds, stop)?,
                     (Channel::Backend, None) => {}
                 }
             }
@@ -278,25 +311,49 @@ impl<'s> Connection<'s> {
             Event::ResetDevice => {
                 self.stop_all();
                 self.acknowledged = None;
+                self.config = net_config(&self.serving.port.config.load(), self.guest);
+                self.show_config();
                 Outcome::Done
             }
-            // Every field of a network device's configuration is read-only for the driver.
-            Event::ConfigWrite { .. } => Outcome::Failed,
+            Event::ConfigWrite { offset, bytes, .. } => self.write_config(offset, &bytes),
+            Event::QueueRefused { index, fault } => self.refuse(index, &fault.to_string()),
+            // These are settled by the protocol.
+            Event::QueueKicked { .. } | Event::Interrupt(_) | Event::Resample(_) => Outcome::Done,
             // These are vfio-user's.
-            Event::QueueRefused { .. }
-            | Event::QueueKicked { .. }
-            | Event::Interrupt(_)
-            | Event::Resample(_) => Outcome::Failed,
         }
+    }
+
+    /// Every field of a network device's configuration is read-only for the driver, but for the address, which a legacy driver
+    /// without CTRL_MAC_ADDR writes byte by byte. It counts when the last one is written, if the port's rule allows it.
+    fn write_config(&mut self, offset: u32, bytes: &[u8]) -> Outcome {
+        let by_queue = Features::VERSION_1 | Features::CTRL_MAC_ADDR;
+        if self.acknowledged.is_some_and(|acknowledged| acknowledged.features().intersects(by_queue)) {
+            return Outcome::Failed;
+        }
+        let mut config = self.config;
+        let Some(mac) = config.write(offset, bytes) else { return Outcome::Failed };
+        let is_whole = offset as usize + bytes.len() == mac.len();
+        if is_whole && !UnicastMac::new(mac).is_some_and(|mac| control::report_legacy(self.serving, mac)) {
+            self.config = net_config(&self.serving.port.config.load(), self.guest);
+            self.show_config();
+            return Outcome::Failed;
+        }
+        self.config = config;
+        self.show_config();
+        Outcome::Done
     }
 
     /// Takes the driver's choice. An offload acknowledged without what it needs is as good as not acknowledged (front-ends
     /// that strip CSUM leave TSO behind); anything not offered is refused and the rings do not start.
+    ///
+    /// A driver that speaks to us itself is told that its choice cannot be, and may make another one.
     fn features(&mut self, bits: u64, restart: Vec<QueueRestart>) -> Outcome {
-        let mut bits = bits;
+        let is_own = self.protocol.function().is_some();
+        // Whether addresses pass an IOMMU is the client's business.
+        let mut bits = if is_own { bits & !(F_ACCESS_PLATFORM as u64) } else { bits };
         let acknowledged = loop {
             match Acknowledged::new(self.guest.offered, bits) {
-                Err(FeatureFault::Missing { feature, .. }) if bits & feature.bits() != 0 => {
+                Err(FeatureFault::Missing { feature, .. }) if !is_own && bits & feature.bits() != 0 => {
                     bits &= !feature.bits()
                 }
                 other => break other,
@@ -310,8 +367,8 @@ impl<'s> Connection<'s> {
             }
             Err(fault) => {
                 self.acknowledged = None;
-                tracing::warn!(port = self.serving.port.name, "SET_FEATURES: {fault}");
-                self.guest.facts.lock().fault = Some(format!("SET_FEATURES: {fault}"));
+                tracing::warn!(port = self.serving.port.name, "features: {fault}");
+                self.guest.facts.lock().fault = Some(format!("features: {fault}"));
                 Outcome::Failed
             }
         }
@@ -330,7 +387,7 @@ impl<'s> Connection<'s> {
         let Some(acknowledged) = self.acknowledged else {
             return self.refuse(index, "no features were agreed");
         };
-        let queue = match self.resume(&setup, state).map(|queue| directed(queue, index)) {
+        let queue = match self.queue(&setup, state).map(|queue| directed(queue, index)) {
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
@@ -361,9 +418,12 @@ impl<'s> Connection<'s> {
     }
 
     /// A queue that goes on where it stood. The ring itself tells how far it was used; the front-end's word counts only
-    /// where it does not: a back-end before us may have been killed, and then the front-end does not know.
-    fn resume(&self, setup: &virtqueue::QueueSetup, state: RingState) -> Result<DeviceQueue, SetupFault> {
-        let state = if setup.features.packed {
+    /// where it does not: a back-end before us may have been killed, and then the front-end does not know. A driver that set the ring up
+    /// with us just now begins at its beginning, whatever is in that memory.
+    fn queue(&self, setup: &virtqueue::QueueSetup, state: RingState) -> Result<DeviceQueue, SetupFault> {
+        let state = if matches!(self.protocol, Protocol::VfioUser(_)) {
+            state
+        } else if setup.features.packed {
             RingState::resume_packed(&self.memory, setup)?.unwrap_or(state)
         } else {
             RingState::resume_split(&self.memory, setup)?
@@ -537,6 +597,19 @@ impl<'s> Connection<'s> {
         let frame = rarp::announcement(mac);
         forwarder.forward_private(&self.serving.port, &QueueStats::default(), &frame);
         Outcome::Done
+    }
+}
+
+/// The configuration space of a port's device, as it is at power-on.
+fn net_config(port: &PortConfig, guest: &GuestPort) -> NetConfig {
+    NetConfig {
+        mac: port.mac.unwrap_or_default(),
+        link_up: true,
+        announce: false,
+        queue_pairs_max: guest.transmit.len() as u16,
+        mtu: port.mtu.unwrap_or(1500),
+        speed: SPEED_UNKNOWN,
+        duplex: Duplex::Unknown,
     }
 }
 

@@ -1,11 +1,15 @@
-//! One vhost-user connection's bytes and file descriptors, in and out.
+//! One connection's bytes and file descriptors, in and out.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
-use std::io::{self, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// File descriptors taken from one message at most; the kernel closes the rest (`SCM_MAX_FD` is 253).
@@ -34,12 +38,18 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize
     Ok((received.bytes, fds))
 }
 
-/// Sends all of `bytes`; waits at most [`REPLY_TIMEOUT`] in all for room, and not at all once `stop` is readable.
-pub(super) fn send(socket: impl AsFd, bytes: &[u8], stop: impl AsFd) -> io::Result<()> {
+/// Sends all of `bytes`, `fds` with the first of them; waits at most [`REPLY_TIMEOUT`] in all for room, and not at all once `stop` is readable.
+pub(super) fn send(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[Arc<OwnedFd>],
+    stop: impl AsFd,
+) -> io::Result<()> {
     let deadline = Instant::now() + REPLY_TIMEOUT;
     let mut rest = bytes;
     while !rest.is_empty() {
-        match rustix::net::send(&socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        let passed = if rest.len() == bytes.len() { fds } else { &[] };
+        match send_some(&socket, rest, passed) {
             Ok(sent) => rest = &rest[sent..],
             Err(Errno::AGAIN) => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -62,4 +72,15 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], stop: impl AsFd) -> io::Resu
         }
     }
     Ok(())
+}
+
+/// Sends as much as there is room for, and the descriptors with its first byte.
+fn send_some(socket: impl AsFd, bytes: &[u8], fds: &[Arc<OwnedFd>]) -> Result<usize, Errno> {
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().take(FDS_MAX).map(|fd| fd.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }

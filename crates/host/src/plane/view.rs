@@ -165,8 +165,8 @@ fn switch_view(switch: &SwitchPlane) -> SwitchView {
 fn view(port: &Port) -> PortView {
     let config = port.config.load();
     let (socket, socket_mode, queue_pairs) = match &config.attach {
-        Attach::VhostUser { socket, role, queue_pairs } => {
-            let mode = match role {
+        Attach::VhostUser { socket, queue_pairs, .. } | Attach::VfioUser { socket, queue_pairs, .. } => {
+            let mode = match config.attach.role() {
                 SocketRole::Server => "server",
                 SocketRole::Client => "client",
             };

@@ -6,17 +6,26 @@ use super::socket;
 use crate::config::keys;
 use crate::config::raw::{Reader, Section};
 use crate::config::resolved::{
-    Attach, QUEUE_PAIRS_MAX, SocketRole, XdpMode, ZERO_COPY_MIN, ZERO_COPY_MIN_DEFAULT, ZeroCopy,
+    Attach, FunctionConfig, QUEUE_PAIRS_MAX, SocketRole, XdpMode, ZERO_COPY_MIN, ZERO_COPY_MIN_DEFAULT, ZeroCopy,
 };
 use crate::config::values;
+use std::path::PathBuf;
+use transport::pci::{Interface, NotifyKind};
 
-const ATTACH_ACCEPTED: &str = r#"one of vhost-user = { socket = "PATH" }, tap = { name = "INTERFACE" }, or macvtap, packet or af-xdp = { interface = "INTERFACE" }"#;
+const ATTACH_ACCEPTED: &str = r#"one of vhost-user or vfio-user = { socket = "PATH" }, tap = { name = "INTERFACE" }, or macvtap, packet or af-xdp = { interface = "INTERFACE" }"#;
+const NOTIFY_KINDS: [(&str, NotifyKind); 2] = [("pio", NotifyKind::Pio), ("mmio", NotifyKind::Mmio)];
+const NOTIFY_ACCEPTED: &str = "\"pio\" and \"mmio\", at least one and each once, the preferred one first";
 /// Descriptors that can be inherited; those below are standard input, output and error.
 const DESCRIPTORS: std::ops::RangeInclusive<usize> = 3..=65535;
 
 /// What the port is attached to by its keys, whether that is right or not: the first kind in the order of the keys.
 pub(super) fn written(section: &Section<'_, '_>) -> Option<&'static str> {
     keys::ATTACH.iter().copied().find(|kind| section.has(kind))
+}
+
+/// Whether a guest is behind the port, as far as its keys say.
+pub(super) fn may_be_guest(section: &Section<'_, '_>) -> bool {
+    written(section).is_none_or(|kind| keys::ATTACH_GUEST.contains(&kind))
 }
 
 /// What the port is attached to. `None` if that is missing or wrong; that was noted.
@@ -26,9 +35,8 @@ pub(super) fn attach(
     around: &Surroundings<'_>,
     claims: &mut Claims,
 ) -> Option<Attach> {
-    let kinds = || keys::ATTACH.iter().chain(keys::ATTACH_LATER).copied();
     let mut found = Vec::new();
-    for kind in kinds() {
+    for &kind in keys::ATTACH {
         if let Some(table) = reader.table(section, kind, ATTACH_ACCEPTED) {
             found.push((kind, table));
         }
@@ -42,12 +50,8 @@ pub(super) fn attach(
             "tap" => tap(reader, table, claims),
             "macvtap" => macvtap(reader, table, claims),
             "packet" => packet(reader, table, claims),
-            "af-xdp" => af_xdp(reader, table, claims),
-            later => {
-                let what = format!("{later} is not available in this version");
-                reader.refuse(&table.place, what, ATTACH_ACCEPTED);
-                None
-            }
+            "vfio-user" => vfio_user(reader, table, around, claims),
+            _ => af_xdp(reader, table, claims),
         };
         match first {
             None => (attach, first) = (read, Some(kind)),
@@ -57,7 +61,7 @@ pub(super) fn attach(
             }
         }
     }
-    if !kinds().any(|kind| section.has(kind)) {
+    if written(section).is_none() {
         reader.refuse_if_whole(&section.place, "is attached to nothing", ATTACH_ACCEPTED);
     }
     attach
@@ -70,11 +74,7 @@ fn vhost_user(
     claims: &mut Claims,
 ) -> Option<Attach> {
     reader.unknown_keys(section, keys::VHOST_USER, &[]);
-    if !section.has("socket") {
-        let accepted = format!("socket = {}", values::SOCKET_ACCEPTED);
-        reader.refuse_if_whole(&section.place, "has no socket", accepted);
-    }
-    let socket = socket(reader, section, "socket", around, claims);
+    let socket = guest_socket(reader, section, around, claims);
     let queue_pairs = queues(reader, section, "queue-pairs");
     let words = [("server", SocketRole::Server), ("client", SocketRole::Client)];
     let role = reader.word(section, "mode", &words);
@@ -83,6 +83,65 @@ fn vhost_user(
         role: role.map_or(SocketRole::Server, |(role, _)| role),
         queue_pairs: queue_pairs.unwrap_or(1),
     })
+}
+
+fn vfio_user(
+    reader: &mut Reader,
+    section: &Section<'_, '_>,
+    around: &Surroundings<'_>,
+    claims: &mut Claims,
+) -> Option<Attach> {
+    reader.unknown_keys(section, keys::VFIO_USER, &[]);
+    let socket = guest_socket(reader, section, around, claims);
+    let queue_pairs = queues(reader, section, "queue-pairs");
+    let words = [
+        ("modern", Interface::Modern),
+        ("transitional", Interface::Transitional),
+        ("legacy", Interface::Legacy),
+    ];
+    let interface = reader.word(section, "interface", &words);
+    let interface = interface.map_or(Interface::Modern, |(interface, _)| interface);
+    let listed = reader.distinct(section, "notify", NOTIFY_KINDS.len(), NOTIFY_ACCEPTED, |reader, element| {
+        reader.element_parsed(element, NOTIFY_ACCEPTED, |text| {
+            let known = NOTIFY_KINDS.iter().map(|(word, _)| *word).find(|word| *word == text);
+            known.ok_or_else(|| format!("unknown value {text:?}"))
+        })
+    });
+    if let Some((listed, place)) = &listed
+        && listed.is_empty()
+    {
+        reader.refuse(place, "is empty", NOTIFY_ACCEPTED);
+    }
+    let listed = listed.map_or_else(|| vec!["mmio"], |(words, _)| words.into_iter().map(|(word, _)| word).collect());
+    let kind_of = |word| NOTIFY_KINDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind);
+    let notify: Vec<NotifyKind> = listed.into_iter().filter_map(kind_of).collect();
+    let doorbells = reader.word(section, "doorbells", &[("event", false), ("mapped", true)]);
+    if let Some((true, place)) = &doorbells
+        && (interface == Interface::Legacy || !notify.contains(&NotifyKind::Mmio))
+    {
+        let accepted = "\"mapped\" with the modern or transitional interface and \"mmio\" in notify";
+        reader.refuse(place, "there is no page of doorbells to map", accepted);
+    }
+    let mapped = doorbells.is_some_and(|(mapped, _)| mapped);
+    Some(Attach::VfioUser {
+        socket: socket?,
+        queue_pairs: queue_pairs.unwrap_or(1),
+        function: FunctionConfig { interface, notify, mapped },
+    })
+}
+
+/// The socket of a guest's port, which has to be there.
+fn guest_socket(
+    reader: &mut Reader,
+    section: &Section<'_, '_>,
+    around: &Surroundings<'_>,
+    claims: &mut Claims,
+) -> Option<PathBuf> {
+    if !section.has("socket") {
+        let accepted = format!("socket = {}", values::SOCKET_ACCEPTED);
+        reader.refuse_if_whole(&section.place, "has no socket", accepted);
+    }
+    socket(reader, section, "socket", around, claims)
 }
 
 fn tap(reader: &mut Reader, section: &Section<'_, '_>, claims: &mut Claims) -> Option<Attach> {

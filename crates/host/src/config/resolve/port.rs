@@ -76,7 +76,7 @@ impl<'a> Ports<'a> {
         if let Err(what) = values::name(name) {
             reader.refuse(&section.place, what, values::NAME_ACCEPTED);
         }
-        reader.unknown_keys(section, keys::PORT, keys::ATTACH_LATER);
+        reader.unknown_keys(section, keys::PORT, &[]);
         let switch = self.switch(reader, section);
         let attach = attach::attach(reader, section, self.around, &mut self.claims);
         let qmp = self.qmp(reader, section);
@@ -182,8 +182,8 @@ impl<'a> Ports<'a> {
                 QmpConfig { socket: socket?, nic: nic.map(|(nic, _)| nic) }
             }
         };
-        if attach::written(section).is_some_and(|kind| kind != "vhost-user") {
-            reader.refuse(&place, "the port is no guest's", "qmp on ports with vhost-user only");
+        if !attach::may_be_guest(section) {
+            reader.refuse(&place, "the port is no guest's", "qmp on ports with vhost-user or vfio-user only");
             return None;
         }
         Some(qmp)
@@ -258,10 +258,7 @@ impl<'a> Ports<'a> {
 
 fn profile(reader: &mut Reader, section: &Section<'_, '_>) -> Profile {
     let words = [("guest", Profile::Guest), ("open", Profile::Open)];
-    let trust = match attach::written(section) {
-        None | Some("vhost-user") => Profile::Guest,
-        Some(_) => Profile::Open,
-    };
+    let trust = if attach::may_be_guest(section) { Profile::Guest } else { Profile::Open };
     reader.word(section, "profile", &words).map_or(trust, |(profile, _)| profile)
 }
 
@@ -288,8 +285,8 @@ fn flags(reader: &mut Reader, section: &Section<'_, '_>, settings: &mut PortSett
 /// How long a guest is not called again, in microseconds.
 fn rx_usecs(reader: &mut Reader, section: &Section<'_, '_>) -> u64 {
     let Some((usecs, place)) = reader.integer(section, "rx-usecs", 0..=RX_USECS_MAX) else { return 0 };
-    if usecs != 0 && attach::written(section).is_some_and(|kind| kind != "vhost-user") {
-        reader.refuse(&place, "the port is no guest's", "rx-usecs on ports with vhost-user only");
+    if usecs != 0 && !attach::may_be_guest(section) {
+        reader.refuse(&place, "the port is no guest's", "rx-usecs on ports with vhost-user or vfio-user only");
     }
     usecs as u64
 }

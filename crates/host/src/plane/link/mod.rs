@@ -111,7 +111,7 @@ impl LinkPort {
                 port.attached = Some(attached);
                 Ok(port)
             }
-            Attach::VhostUser { .. } => {
+            Attach::VhostUser { .. } | Attach::VfioUser { .. } => {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "a guest's port is no interface"))
             }
         }
