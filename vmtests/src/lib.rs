@@ -11,6 +11,7 @@ pub mod guest;
 pub mod harness;
 pub mod ovs;
 pub mod process;
+pub mod qmp;
 pub mod ringway;
 pub mod row;
 pub mod station;

@@ -191,14 +191,13 @@ pub fn read(file: &std::path::Path) -> Result<(Document, Loaded), ConfigError> {
 pub fn machine_check(loaded: &Loaded) -> Result<(), ConfigError> {
     let Err(mut error) = config::environment_check(loaded) else { return Ok(()) };
     let passed = inherited::names();
-    let passed: HashSet<String> =
-        passed
-            .iter()
-            .flat_map(|name| match name.as_str() {
-                "control" => vec!["control.socket".into()],
-                port => ["vhost-user", "vfio-user"].map(|kind| format!("{port}.{kind}.socket")).to_vec(),
-            })
-            .collect();
+    let passed: HashSet<String> = passed
+        .iter()
+        .flat_map(|name| match name.as_str() {
+            "control" => vec!["control.socket".into()],
+            port => ["vhost-user", "vfio-user"].map(|kind| format!("{port}.{kind}.socket")).to_vec(),
+        })
+        .collect();
     error.mistakes.retain(|mistake| !passed.contains(&mistake.field));
     if error.mistakes.is_empty() { Ok(()) } else { Err(error) }
 }

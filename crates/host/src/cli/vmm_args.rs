@@ -112,7 +112,9 @@ pub(crate) fn vmm_args(socket: &Path, arguments: &VmmArguments) -> anyhow::Resul
         Vmm::CloudHypervisor if port.is_function => cloud_hypervisor_function(&port, &arguments.memory),
         vmm if port.is_function => {
             let vmm = vmm.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
-            anyhow::bail!("{vmm} has no vfio-user; accepted: qemu or cloud-hypervisor, or a port with vhost-user")
+            anyhow::bail!(
+                "{vmm} has no vfio-user; accepted: qemu or cloud-hypervisor, or a port with vhost-user"
+            )
         }
         Vmm::Qemu => qemu(&port, &arguments.memory, arguments.qemu_version),
         Vmm::Libvirt => libvirt(&port),
@@ -140,7 +142,8 @@ fn port_of_file(file: &Path, name: &str) -> anyhow::Result<VmmPort> {
 }
 
 fn vmm_port(port: &PortConfig) -> anyhow::Result<VmmPort> {
-    let (Attach::VhostUser { socket, queue_pairs, .. } | Attach::VfioUser { socket, queue_pairs, .. }) = &port.attach
+    let (Attach::VhostUser { socket, queue_pairs, .. } | Attach::VfioUser { socket, queue_pairs, .. }) =
+        &port.attach
     else {
         anyhow::bail!("port {:?} is a {}: no guest attaches to it", port.name, port.attach.kind());
     };

@@ -22,12 +22,12 @@ mod monitor;
 mod notify;
 mod polling;
 mod port;
+mod protocol;
 #[doc(hidden)]
 pub mod rig;
 mod seat;
 mod session;
 mod share;
-mod protocol;
 mod socket;
 mod stats;
 mod uplinks;

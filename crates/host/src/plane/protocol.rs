@@ -11,10 +11,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use thiserror::Error;
+use transport::event::{Event, Outcome, Outgoing};
 use transport::pci::{self, Description};
 use transport::vfio_user::{self, ClientFault, OfferFault};
 use transport::vhost_user::{self, FrontendFault};
-use transport::event::{Event, Outcome, Outgoing};
 use virtqueue::{Endian, QueueSize};
 
 /// virtio device id of a network device (virtio 1.3 §5.1.1).
@@ -135,7 +135,8 @@ impl Function {
         device_config: &[u8],
     ) -> Result<Self, FunctionFault> {
         // A ring's addresses are the client's: those that its IOMMU has, if there is one.
-        let platform = if config.interface == pci::Interface::Legacy { 0 } else { pci::features::F_ACCESS_PLATFORM };
+        let platform =
+            if config.interface == pci::Interface::Legacy { 0 } else { pci::features::F_ACCESS_PLATFORM };
         let size = QueueSize::try_from(RING_SIZE).unwrap_or(QueueSize::MAX);
         let description = Description {
             device_type: NETWORK,

@@ -26,11 +26,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use thiserror::Error;
 use switch::UnicastMac;
+use thiserror::Error;
+use transport::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use transport::pci::features::F_ACCESS_PLATFORM;
 use transport::vhost_user::{Offer, ProtocolFeatures, Session};
-use transport::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
 use virtqueue::{DeviceQueue, Endian, QueueSize, RingState, SetupFault};
 
 /// Pause after a connection that we made has ended, so that a front-end that hangs up at once is not called at once.

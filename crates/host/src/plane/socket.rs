@@ -3,8 +3,8 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -39,12 +39,7 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize
 }
 
 /// Sends all of `bytes`, `fds` with the first of them; waits at most [`REPLY_TIMEOUT`] in all for room, and not at all once `stop` is readable.
-pub(super) fn send(
-    socket: impl AsFd,
-    bytes: &[u8],
-    fds: &[Arc<OwnedFd>],
-    stop: impl AsFd,
-) -> io::Result<()> {
+pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[Arc<OwnedFd>], stop: impl AsFd) -> io::Result<()> {
     let deadline = Instant::now() + REPLY_TIMEOUT;
     let mut rest = bytes;
     while !rest.is_empty() {

@@ -6,7 +6,8 @@ use super::socket;
 use crate::config::keys;
 use crate::config::raw::{Reader, Section};
 use crate::config::resolved::{
-    Attach, FunctionConfig, QUEUE_PAIRS_MAX, SocketRole, XdpMode, ZERO_COPY_MIN, ZERO_COPY_MIN_DEFAULT, ZeroCopy,
+    Attach, FunctionConfig, QUEUE_PAIRS_MAX, SocketRole, XdpMode, ZERO_COPY_MIN, ZERO_COPY_MIN_DEFAULT,
+    ZeroCopy,
 };
 use crate::config::values;
 use std::path::PathBuf;
@@ -101,18 +102,20 @@ fn vfio_user(
     ];
     let interface = reader.word(section, "interface", &words);
     let interface = interface.map_or(Interface::Modern, |(interface, _)| interface);
-    let listed = reader.distinct(section, "notify", NOTIFY_KINDS.len(), NOTIFY_ACCEPTED, |reader, element| {
-        reader.element_parsed(element, NOTIFY_ACCEPTED, |text| {
-            let known = NOTIFY_KINDS.iter().map(|(word, _)| *word).find(|word| *word == text);
-            known.ok_or_else(|| format!("unknown value {text:?}"))
-        })
-    });
+    let listed =
+        reader.distinct(section, "notify", NOTIFY_KINDS.len(), NOTIFY_ACCEPTED, |reader, element| {
+            reader.element_parsed(element, NOTIFY_ACCEPTED, |text| {
+                let known = NOTIFY_KINDS.iter().map(|(word, _)| *word).find(|word| *word == text);
+                known.ok_or_else(|| format!("unknown value {text:?}"))
+            })
+        });
     if let Some((listed, place)) = &listed
         && listed.is_empty()
     {
         reader.refuse(place, "is empty", NOTIFY_ACCEPTED);
     }
-    let listed = listed.map_or_else(|| vec!["mmio"], |(words, _)| words.into_iter().map(|(word, _)| word).collect());
+    let listed =
+        listed.map_or_else(|| vec!["mmio"], |(words, _)| words.into_iter().map(|(word, _)| word).collect());
     let kind_of = |word| NOTIFY_KINDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind);
     let notify: Vec<NotifyKind> = listed.into_iter().filter_map(kind_of).collect();
     let doorbells = reader.word(section, "doorbells", &[("event", false), ("mapped", true)]);

@@ -286,7 +286,11 @@ fn flags(reader: &mut Reader, section: &Section<'_, '_>, settings: &mut PortSett
 fn rx_usecs(reader: &mut Reader, section: &Section<'_, '_>) -> u64 {
     let Some((usecs, place)) = reader.integer(section, "rx-usecs", 0..=RX_USECS_MAX) else { return 0 };
     if usecs != 0 && !attach::may_be_guest(section) {
-        reader.refuse(&place, "the port is no guest's", "rx-usecs on ports with vhost-user or vfio-user only");
+        reader.refuse(
+            &place,
+            "the port is no guest's",
+            "rx-usecs on ports with vhost-user or vfio-user only",
+        );
     }
     usecs as u64
 }

@@ -1,0 +1,23 @@
+//! Ringway as a whole PCI function, served to QEMU over vfio-user.
+//!
+//! Run by `cargo xtask test vfio`. Needs root.
+
+mod matrix;
+mod place;
+mod softmac;
+
+use std::process::ExitCode;
+use vmtests::harness::{Test, main as run};
+
+const TESTS: &[Test] = &[
+    Test { name: "interfaces_and_machines", body: matrix::interfaces_and_machines },
+    Test { name: "mapped_doorbells", body: matrix::mapped_doorbells },
+    Test { name: "several_queue_pairs", body: matrix::several_queue_pairs },
+    Test { name: "virtual_iommu", body: matrix::virtual_iommu },
+    Test { name: "added_while_it_runs", body: matrix::added_while_it_runs },
+    Test { name: "offloads_and_addresses", body: softmac::offloads_and_addresses },
+];
+
+fn main() -> ExitCode {
+    run(TESTS)
+}
