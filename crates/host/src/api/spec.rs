@@ -216,6 +216,9 @@ pub struct VfioUserSpec {
     /// Most queue pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<u16>,
+    /// Entries of each queue at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_size: Option<u16>,
     /// `modern`, `transitional` or `legacy`: which drivers it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use switch::{EntryKind, PortSettings, Tagging, UnicastMac, Vlan};
 use transport::pci::{Interface, NotifyKind};
+use virtqueue::QueueSize;
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,6 +256,8 @@ pub struct FunctionConfig {
     pub interface: Interface,
     /// Doorbells, the preferred kind first; not empty.
     pub notify: Vec<NotifyKind>,
+    /// Entries of each queue at most; a power of two.
+    pub queue_size: QueueSize,
     /// The VMM may map the doorbells: the guest then rings without an exit, and its queues are polled
     /// (`doorbells = "mapped"`).
     pub mapped: bool,

@@ -15,14 +15,12 @@ use transport::event::{Event, Outcome, Outgoing};
 use transport::pci::{self, Description};
 use transport::vfio_user::{self, ClientFault, OfferFault};
 use transport::vhost_user::{self, FrontendFault};
-use virtqueue::{Endian, QueueSize};
+use virtqueue::Endian;
 
 /// virtio device id of a network device (virtio 1.3 §5.1.1).
 const NETWORK: u16 = 1;
 /// PCI class of an Ethernet controller.
 const ETHERNET: u32 = 0x02_0000;
-/// Entries of a function's rings at most: what a guest's driver takes unless it is told otherwise.
-const RING_SIZE: u16 = 1024;
 
 /// What the other side broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -137,7 +135,6 @@ impl Function {
         // A ring's addresses are the client's: those that its IOMMU has, if there is one.
         let platform =
             if config.interface == pci::Interface::Legacy { 0 } else { pci::features::F_ACCESS_PLATFORM };
-        let size = QueueSize::try_from(RING_SIZE).unwrap_or(QueueSize::MAX);
         let description = Description {
             device_type: NETWORK,
             class: ETHERNET,
@@ -147,7 +144,7 @@ impl Function {
             notification_data: false,
             msix: true,
             features: u128::from(features) | platform,
-            queue_size_max: vec![size; usize::from(queues)],
+            queue_size_max: vec![config.queue_size; usize::from(queues)],
             admin_queue: None,
             config: device_config.to_vec(),
             endian: Endian::Little,

@@ -12,8 +12,13 @@ use crate::config::resolved::{
 use crate::config::values;
 use std::path::PathBuf;
 use transport::pci::{Interface, NotifyKind};
+use virtqueue::QueueSize;
 
 const ATTACH_ACCEPTED: &str = r#"one of vhost-user or vfio-user = { socket = "PATH" }, tap = { name = "INTERFACE" }, or macvtap, packet or af-xdp = { interface = "INTERFACE" }"#;
+/// Entries of a function's queues. With more than 256 a descriptor table takes several pages, which a guest behind a virtual IOMMU
+/// may not have in one piece.
+const QUEUE_SIZES: std::ops::RangeInclusive<usize> = 16..=1024;
+const QUEUE_SIZE_DEFAULT: u16 = 256;
 const NOTIFY_KINDS: [(&str, NotifyKind); 2] = [("pio", NotifyKind::Pio), ("mmio", NotifyKind::Mmio)];
 const NOTIFY_ACCEPTED: &str = "\"pio\" and \"mmio\", at least one and each once, the preferred one first";
 /// Descriptors that can be inherited; those below are standard input, output and error.
@@ -95,6 +100,11 @@ fn vfio_user(
     reader.unknown_keys(section, keys::VFIO_USER, &[]);
     let socket = guest_socket(reader, section, around, claims);
     let queue_pairs = queues(reader, section, "queue-pairs");
+    let size = reader.integer(section, "queue-size", QUEUE_SIZES);
+    if let Some((size, place)) = size.as_ref().filter(|(size, _)| !size.is_power_of_two()) {
+        reader.refuse(place, format!("{size} is no power of two"), "16, 32, 64, 128, 256, 512 or 1024");
+    }
+    let size = size.and_then(|(size, _)| u16::try_from(size).ok()).unwrap_or(QUEUE_SIZE_DEFAULT);
     let words = [
         ("modern", Interface::Modern),
         ("transitional", Interface::Transitional),
@@ -129,7 +139,7 @@ fn vfio_user(
     Some(Attach::VfioUser {
         socket: socket?,
         queue_pairs: queue_pairs.unwrap_or(1),
-        function: FunctionConfig { interface, notify, mapped },
+        function: FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped },
     })
 }
 
