@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ringway::config::resolved::{Attach, Polling, Profile, SocketRole, WorkerMode};
 use ringway::config::{self, ConfigError, Loaded};
+use transport::pci::{Interface, NotifyKind};
 
 fn parse(text: &str) -> Result<Loaded, ConfigError> {
     config::parse(text, Path::new("/etc/ringway/ringway.toml"))
@@ -53,6 +54,10 @@ offloads = false
 switch = "dmz"
 vhost-user = { socket = "db.sock", mode = "client" }
 
+[port.app]
+switch = "dmz"
+vfio-user = { socket = "app.sock", interface = "transitional", notify = ["pio", "mmio"], queue-size = 512, doorbells = "mapped" }
+
 [port.uplink]
 switch = "lan"
 tap = { name = "rw0", queues = 4 }
@@ -68,7 +73,11 @@ fn a_good_file_is_read_whole() {
     let switches: Vec<_> =
         config.switches.iter().map(|s| (s.name.as_str(), s.ageing, s.entries_max)).collect();
     assert_eq!(switches, [("lan", Duration::from_secs(300), 8192), ("dmz", Duration::from_secs(7200), 100)]);
-    let [web, db, uplink] = config.ports.as_slice() else { panic!("three ports") };
+    let [web, db, app, uplink] = config.ports.as_slice() else { panic!("three ports") };
+    let Attach::VfioUser { queue_pairs: 1, function, .. } = &app.attach else { panic!("{:?}", app.attach) };
+    assert_eq!((function.interface, function.queue_size.get()), (Interface::Transitional, 512));
+    assert_eq!((&*function.notify, function.mapped), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true));
+    assert_eq!(app.profile, Profile::Guest);
     assert_eq!((web.name.as_str(), web.switch.as_str()), ("web", "lan"));
     assert_eq!(
         web.attach,
@@ -258,11 +267,44 @@ fn mistakes_of_ports() {
         ),
         (port!("switch = 'lan'\ntap = {}"), "4 port.web.tap", "has no name", "interface name"),
         (port!("switch = 'lan'\ntap.name = 'a/b'"), "4 port.web.tap.name", "no interface name", "1 to 15"),
+        (port!("switch = 'lan'\nvfio-user = {}"), "4 port.web.vfio-user", "has no socket", "path"),
         (
-            port!("switch = 'lan'\nvfio-user.socket = '/w'"),
-            "4 port.web.vfio-user",
-            "not available in this version",
-            "vhost-user",
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', interface = 'modem' }"),
+            "4 port.web.vfio-user.interface",
+            "did you mean \"modern\"",
+            "\"modern\" or \"transitional\" or \"legacy\"",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = [] }"),
+            "4 port.web.vfio-user.notify",
+            "is empty",
+            "\"pio\" and \"mmio\"",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = ['pio', 'pio'] }"),
+            "4 port.web.vfio-user.notify",
+            "pio is listed twice",
+            "each once",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = ['pio'], doorbells = 'mapped' }"),
+            "4 port.web.vfio-user.doorbells",
+            "no page of doorbells",
+            "\"mmio\" in notify",
+        ),
+        (
+            port!(
+                "switch = 'lan'\nvfio-user = { socket = '/w', interface = 'legacy', doorbells = 'mapped' }"
+            ),
+            "4 port.web.vfio-user.doorbells",
+            "no page of doorbells",
+            "modern or transitional",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', queue-size = 100 }"),
+            "4 port.web.vfio-user.queue-size",
+            "100 is no power of two",
+            "16, 32",
         ),
         (
             port!("switch = 'lan'\ntap.name = 't'\nmac = '01:00:5e:00:00:01'"),
