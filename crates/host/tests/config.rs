@@ -54,14 +54,32 @@ offloads = false
 switch = "dmz"
 vhost-user = { socket = "db.sock", mode = "client" }
 
-[port.app]
-switch = "dmz"
-vfio-user = { socket = "app.sock", interface = "transitional", notify = ["pio", "mmio"], queue-size = 512, doorbells = "mapped" }
-
 [port.uplink]
 switch = "lan"
 tap = { name = "rw0", queues = 4 }
 "#;
+
+#[test]
+fn a_function_is_read_whole() {
+    let port = "[switch.lan]\n[port.app]\nswitch = 'lan'\n";
+    let function = |keys: &str| {
+        let text = format!("{port}vfio-user = {{ socket = '/a'{keys} }}\n");
+        let port = parse(&text).expect("no mistake").config.ports.remove(0);
+        assert_eq!(port.profile, Profile::Guest);
+        match port.attach {
+            Attach::VfioUser { queue_pairs: 1, function, .. } => function,
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = function("");
+    assert_eq!((plain.interface, plain.queue_size.get()), (Interface::Modern, 256));
+    assert_eq!((&*plain.notify, plain.mapped), (&[NotifyKind::Mmio][..], false));
+    let all = function(
+        ", interface = 'transitional', notify = ['pio', 'mmio'], queue-size = 512, doorbells = 'mapped'",
+    );
+    assert_eq!((all.interface, all.queue_size.get()), (Interface::Transitional, 512));
+    assert_eq!((&*all.notify, all.mapped), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true));
+}
 
 #[test]
 fn a_good_file_is_read_whole() {
@@ -73,11 +91,7 @@ fn a_good_file_is_read_whole() {
     let switches: Vec<_> =
         config.switches.iter().map(|s| (s.name.as_str(), s.ageing, s.entries_max)).collect();
     assert_eq!(switches, [("lan", Duration::from_secs(300), 8192), ("dmz", Duration::from_secs(7200), 100)]);
-    let [web, db, app, uplink] = config.ports.as_slice() else { panic!("three ports") };
-    let Attach::VfioUser { queue_pairs: 1, function, .. } = &app.attach else { panic!("{:?}", app.attach) };
-    assert_eq!((function.interface, function.queue_size.get()), (Interface::Transitional, 512));
-    assert_eq!((&*function.notify, function.mapped), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true));
-    assert_eq!(app.profile, Profile::Guest);
+    let [web, db, uplink] = config.ports.as_slice() else { panic!("three ports") };
     assert_eq!((web.name.as_str(), web.switch.as_str()), ("web", "lan"));
     assert_eq!(
         web.attach,
@@ -136,7 +150,7 @@ fn groups_of_workers_are_named_by_ports() {
     assert_eq!(accepted(&text.replace("workers = 'fast'", "workers = 'slow'")), "fast");
     assert!(accepted(&format!("{port}rx-usecs = 10001\n")).contains("0 to 10000"));
     let tap = port.replace("vhost-user = { socket = '/a' }", "tap = { name = 'a' }");
-    assert!(accepted(&format!("{tap}rx-usecs = 1\n")).contains("vhost-user only"));
+    assert!(accepted(&format!("{tap}rx-usecs = 1\n")).contains("vhost-user or vfio-user only"));
 }
 
 /// One mistake: the text, `LINE FIELD`, a part of what is said, a part of what is accepted.
@@ -233,7 +247,7 @@ fn mistakes_of_ports() {
             "no switch \"lan\"",
             "[switch.lan]",
         ),
-        (port!("switch = 'lan'"), "2 port.web", "attached to nothing", "vhost-user = { socket"),
+        (port!("switch = 'lan'"), "2 port.web", "attached to nothing", "vfio-user = { socket"),
         (
             port!("switch = 'lan'\ntap.name = 't'\nvhost-user.socket = '/w'"),
             "5 port.web.vhost-user",
@@ -271,7 +285,7 @@ fn mistakes_of_ports() {
         (
             port!("switch = 'lan'\nvfio-user = { socket = '/w', interface = 'modem' }"),
             "4 port.web.vfio-user.interface",
-            "did you mean \"modern\"",
+            "unknown value \"modem\"",
             "\"modern\" or \"transitional\" or \"legacy\"",
         ),
         (
