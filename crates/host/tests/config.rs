@@ -296,7 +296,7 @@ fn mistakes_of_ports() {
         ),
         (
             port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = ['pio', 'pio'] }"),
-            "4 port.web.vfio-user.notify",
+            "4 port.web.vfio-user.notify[1]",
             "pio is listed twice",
             "each once",
         ),
