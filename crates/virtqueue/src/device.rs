@@ -3,11 +3,12 @@
 use crate::burst::{Burst, Chain};
 use crate::detached::{Detached, ForeignChain, Identity};
 use crate::fault::DriverFault;
+use crate::fill::{FILL_MAX, Ready};
 use crate::in_order::{InOrder, Used};
 use crate::packed::PackedRing;
 use crate::setup::{QueueSetup, QueueSize, RingLog, RingState, SetupFault};
 use crate::split::SplitRing;
-use guestmem::{GuestAddr, GuestMemory};
+use guestmem::{GuestAddr, GuestMemory, MemSlice};
 use std::sync::Arc;
 
 enum Ring {
@@ -102,6 +103,44 @@ impl DeviceQueue {
             Some(fault) if popped == 0 => Err(fault),
             _ => Ok(popped),
         }
+    }
+
+    /// Fills up to `max` of the next buffers, the short way: pops, hands to `write`, and completes each of them in one step, as long
+    /// as they are chains of a single descriptor, for the device to write, in one piece of memory. `write` gets the number of the
+    /// buffer, from zero on, and its bytes, and says how many it wrote (more than there are are cut off); `None` leaves this buffer in
+    /// the ring and ends the filling. Returns how many were filled. The driver sees them after [`Self::flush`].
+    ///
+    /// Fewer than `max`, zero among them, says nothing about the ring: [`Self::pop`] goes on from there, with chains of any kind
+    /// and with faults. While logging, with IN_ORDER (or [`Self::keep_order`]) while older chains are not completed, and in a legacy
+    /// ring of big endian nothing is filled.
+    #[inline]
+    pub fn fill<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        max: usize,
+        write: impl FnMut(usize, MemSlice<'m>) -> Option<u32>,
+    ) -> usize {
+        let sequence = self.sequence();
+        let is_in_turn = self.order.as_ref().is_none_or(|order| order.is_next(sequence));
+        if self.fault.is_some() || self.log.is_some() || !is_in_turn {
+            return 0;
+        }
+        let mut ready = [Ready::NONE; FILL_MAX];
+        let ready = &mut ready[..max.min(FILL_MAX)];
+        let filled = match &mut self.ring {
+            Ring::Split(ring) => {
+                let found = ring.look(memory, ready);
+                ring.fill(&ready[..found], write)
+            }
+            Ring::Packed(ring) => {
+                let found = ring.look(memory, ready);
+                ring.fill(&ready[..found], write)
+            }
+        };
+        if let Some(order) = &mut self.order {
+            order.skip(filled as u16);
+        }
+        filled
     }
 
     /// Gives back the chain popped last, newest first: it will be popped again.

@@ -4,10 +4,11 @@ use crate::burst::{Burst, Chain};
 use crate::descriptor::{self, AVAIL, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, USED, WRITE};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::fault::DriverFault;
+use crate::fill::{self, Ready};
 use crate::in_order::Used;
-use crate::setup::{Areas, Descriptors, QueueSetup, RingState, SetupFault};
+use crate::setup::{Areas, DescriptorEntries, Descriptors, QueueSetup, RingState, SetupFault};
 use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
-use guestmem::{GuestAddr, GuestMemory, MemArea};
+use guestmem::{GuestAddr, GuestMemory, MemArea, MemSlice};
 use std::sync::atomic::{Ordering, compiler_fence, fence};
 
 /// A place in the ring, with the wrap counter that goes with it.
@@ -27,6 +28,12 @@ impl Position {
         } else {
             Self { index: index as u16, wrap: self.wrap }
         }
+    }
+
+    /// The flags of a descriptor that was made available in this lap (virtio 1.3 §2.8.1).
+    #[inline(always)]
+    fn wanted(self) -> u16 {
+        if self.wrap { AVAIL } else { USED }
     }
 
     /// The reverse of [`Self::forward`].
@@ -190,19 +197,63 @@ impl PackedRing {
     }
 
     /// A copy of the descriptor at `position`, if the driver made it available.
-    ///
-    /// Flags, id and length come in one load, so there is no second look at words that could have changed.
-    /// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
     #[inline(always)]
     fn available(&self, position: Position) -> Option<Descriptor> {
-        let index = usize::from(position.index);
-        let word = self.desc.load_u64(index, 8, Ordering::Acquire);
-        let flags = (u64::from_le(word) >> 48) as u16;
-        let wanted = if position.wrap { AVAIL } else { USED };
-        if flags & (AVAIL | USED) != wanted {
-            return None;
+        available(self.desc.entries(), position.index, position.wanted())
+    }
+
+    /// Copies of the next buffers into `ready`, as long as they are there and of the plain kind; returns how many. Nothing moves on.
+    #[inline(never)]
+    pub(crate) fn look<'m>(&mut self, memory: &'m GuestMemory, ready: &mut [Ready<'m>]) -> usize {
+        let Next { position, in_flight, .. } = self.next;
+        let (desc, size) = (self.desc.entries(), self.size);
+        // A driver that makes more available than the ring has is none of the plain kind.
+        let max = ready.len().min(usize::from(size - in_flight));
+        self.prefetch(position, max.min(self.popped));
+        let (mut index, mut wanted) = (position.index, position.wanted());
+        let mut lookup = memory.lookup();
+        let mut found = 0;
+        for place in &mut ready[..max] {
+            let Some(head) = available(desc, index, wanted) else { break };
+            let Some(buffer) = fill::writable(&mut lookup, &mut self.hints.buffer, &head) else { break };
+            *place = Ready { buffer, id: head.link };
+            found += 1;
+            index += 1;
+            if index == size {
+                (index, wanted) = (0, wanted ^ (AVAIL | USED));
+            }
         }
-        Some(Descriptor::from_packed([self.desc.load_u64(index, 0, Ordering::Relaxed), word]))
+        self.popped = found;
+        found
+    }
+
+    /// Has each of `ready` written and puts its used descriptor into the ring, as [`Self::put_used`]; returns how many were.
+    #[inline(always)]
+    pub(crate) fn fill<'m>(
+        &mut self,
+        ready: &[Ready<'m>],
+        mut write: impl FnMut(usize, MemSlice<'m>) -> Option<u32>,
+    ) -> usize {
+        let (desc, size) = (self.desc.entries(), self.size);
+        let mut used = self.used;
+        let mut filled: u16 = 0;
+        for (number, Ready { buffer, id }) in ready.iter().enumerate() {
+            let Some(written) = write(number, *buffer) else { break };
+            let word = used_word(*id, written.min(buffer.len() as u32), used.wrap);
+            let index = usize::from(used.index);
+            if self.held.is_none() {
+                self.held = Some(Held { index, word });
+            } else {
+                desc.store_u64(index, 8, word, Ordering::Relaxed);
+            }
+            used = used.forward(1, size);
+            filled += 1;
+        }
+        self.used = used;
+        self.added = self.added.saturating_add(filled);
+        self.next.position = self.next.position.forward(filled, size);
+        self.next.sequence = self.next.sequence.wrapping_add(filled);
+        filled.into()
     }
 
     /// Puts the chain at the next position into `burst`; returns how many descriptors it takes up.
@@ -322,6 +373,21 @@ impl PackedRing {
     }
 }
 
+/// A copy of the descriptor at `index`, if the driver made it available in the lap that `wanted` stands for.
+///
+/// Flags, id and length come in one load, so there is no second look at words that could have changed.
+/// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
+#[inline(always)]
+fn available(desc: DescriptorEntries<'_>, index: u16, wanted: u16) -> Option<Descriptor> {
+    let index = usize::from(index);
+    let word = desc.load_u64(index, 8, Ordering::Acquire);
+    let flags = (u64::from_le(word) >> 48) as u16;
+    if flags & (AVAIL | USED) != wanted {
+        return None;
+    }
+    Some(Descriptor::from_packed([desc.load_u64(index, 0, Ordering::Relaxed), word]))
+}
+
 /// What tells the used words of one lap from those of the next.
 const LAP: u64 = (((AVAIL | USED) as u64) << 48).to_le();
 
@@ -370,7 +436,7 @@ impl Rules<'_> {
                 return Ok((descriptor.link, slots));
             }
             position = position.forward(1, self.size);
-            descriptor = Descriptor::from_packed(descriptor::load(self.ring, position.index));
+            descriptor = Descriptor::from_packed(descriptor::load(self.ring.entries(), position.index));
         }
         let overrun = self.room < self.size.min(CHAIN_DESCRIPTORS_MAX);
         Err(if overrun { DriverFault::RingOverrun } else { DriverFault::ChainTooLong })

@@ -4,13 +4,14 @@ use crate::burst::{Burst, Chain};
 use crate::descriptor::{self, Descriptor, INDIRECT, NEXT};
 use crate::event::{self, NO_INTERRUPT, NO_NOTIFY};
 use crate::fault::DriverFault;
+use crate::fill::{self, Ready};
 use crate::in_order::Used;
 use crate::setup::{
     Areas, AvailEntries, Descriptors, Endian, QueueSetup, RingState, SetupFault, UsedEntries, host_u16,
     host_u32,
 };
 use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
-use guestmem::{GuestMemory, MemArea};
+use guestmem::{GuestMemory, MemArea, MemSlice};
 use std::sync::atomic::{Ordering, fence};
 
 /// Offsets in the available ring (virtio 1.3 §2.7.6) and the used ring (§2.7.8), in bytes.
@@ -127,7 +128,7 @@ impl SplitRing {
                 fault = Some(DriverFault::DescriptorIndex);
                 break;
             }
-            let descriptor = Descriptor::from_split(descriptor::load(&self.desc, head), BIG);
+            let descriptor = Descriptor::from_split(descriptor::load(self.desc.entries(), head), BIG);
             let single = walk::single(memory, &mut self.hints, burst, &descriptor, head, sequence);
             if !single {
                 fault = self.walk::<BIG>(memory, burst, head, descriptor, sequence).err();
@@ -141,15 +142,68 @@ impl SplitRing {
             }
         }
         self.next_avail = first.wrapping_add(popped as u16);
-        self.prefetch::<BIG>(popped);
+        self.prefetch::<BIG>(self.next_avail, popped);
         (popped, fault)
     }
 
-    /// Brings closer what comes after a pop of `count` chains: the ring's lines that their completions will be written to,
-    /// and the descriptors of the next pop, as far as they are known to be there. They lie in the cache of the driver's
+    /// Copies of the next buffers into `ready`, as long as they are there and of the plain kind; returns how many. Nothing moves on.
+    /// A ring of big endian has none.
+    #[inline(never)]
+    pub(crate) fn look<'m>(&mut self, memory: &'m GuestMemory, ready: &mut [Ready<'m>]) -> usize {
+        if self.big {
+            return 0;
+        }
+        let count = self.available(ready.len()).map_or(0, |available| available.min(ready.len()));
+        let (desc, entries) = (self.desc.entries(), self.avail_entries.entries());
+        let (first, size) = (self.next_avail, self.size);
+        let mut lookup = memory.lookup();
+        let mut next = first;
+        for place in &mut ready[..count] {
+            let entry = entries.load_u16(usize::from(next & (size - 1)), 0, Ordering::Relaxed);
+            let head = u16::from_le(entry);
+            if head >= size {
+                break;
+            }
+            let descriptor = Descriptor::from_split(descriptor::load(desc, head), false);
+            let Some(buffer) = fill::writable(&mut lookup, &mut self.hints.buffer, &descriptor) else {
+                break;
+            };
+            *place = Ready { buffer, id: head };
+            next = next.wrapping_add(1);
+        }
+        let found = usize::from(next.wrapping_sub(first));
+        self.prefetch::<false>(next, found);
+        found
+    }
+
+    /// Has each of `ready` written and puts its entry into the used ring, as [`Self::put_used`]; returns how many were.
+    #[inline(always)]
+    pub(crate) fn fill<'m>(
+        &mut self,
+        ready: &[Ready<'m>],
+        mut write: impl FnMut(usize, MemSlice<'m>) -> Option<u32>,
+    ) -> usize {
+        let (entries, mask) = (self.used_entries.entries(), self.size - 1);
+        let first = self.next_used;
+        let mut next = first;
+        for (number, Ready { buffer, id }) in ready.iter().enumerate() {
+            let Some(written) = write(number, *buffer) else { break };
+            let (slot, written) = (usize::from(next & mask), written.min(buffer.len() as u32));
+            entries.store_u32(slot, 0, u32::from(*id).to_le(), Ordering::Relaxed);
+            entries.store_u32(slot, 4, written.to_le(), Ordering::Relaxed);
+            next = next.wrapping_add(1);
+        }
+        let filled = next.wrapping_sub(first);
+        self.next_used = next;
+        self.next_avail = self.next_avail.wrapping_add(filled);
+        filled.into()
+    }
+
+    /// Brings closer what comes after a pop of `count` chains, up to entry `next`: the ring's lines that their completions will be written
+    /// to, and the descriptors of the next pop, as far as they are known to be there. They lie in the cache of the driver's
     /// processor.
     #[inline(always)]
-    fn prefetch<const BIG: bool>(&self, count: usize) {
+    fn prefetch<const BIG: bool>(&self, next: u16, count: usize) {
         /// Entries of the used ring in a cache line.
         const USED_A_LINE: usize = 64 / USED_ENTRY_SIZE;
         let mask = usize::from(self.size - 1);
@@ -157,9 +211,9 @@ impl SplitRing {
         for step in (0..lines).step_by(USED_A_LINE) {
             self.used_entries.prefetch(usize::from(self.next_used).wrapping_add(step) & mask, true);
         }
-        let known = usize::from(self.seen_avail.wrapping_sub(self.next_avail));
+        let known = usize::from(self.seen_avail.wrapping_sub(next));
         for step in 0..known.min(count) {
-            let place = usize::from(self.next_avail).wrapping_add(step) & mask;
+            let place = usize::from(next).wrapping_add(step) & mask;
             let head = host_u16(self.avail_entries.load_u16(place, 0, Ordering::Relaxed), BIG);
             self.desc.prefetch(usize::from(head) & mask, false);
         }
@@ -349,7 +403,7 @@ impl Rules<'_> {
             if descriptor.link >= self.size {
                 return Err(DriverFault::DescriptorIndex);
             }
-            descriptor = Descriptor::from_split(descriptor::load(self.table, descriptor.link), BIG);
+            descriptor = Descriptor::from_split(descriptor::load(self.table.entries(), descriptor.link), BIG);
         }
         Err(DriverFault::ChainTooLong)
     }

@@ -112,9 +112,18 @@ pub fn deliver_burst<'m>(
     software: &mut Software,
     frames: &[Frame<'_>],
 ) -> Result<Delivered, DriverFault> {
-    queue.pop(memory, burst, frames.len())?;
-    let mut filler = Filler { queue, memory, burst, rules };
     let mut delivered = Delivered::default();
+    let filled = fill_plain(queue, memory, rules, frames, &mut delivered);
+    let frames = &frames[filled..];
+    if filled == 0 {
+        queue.pop(memory, burst, frames.len())?;
+    } else if frames.is_empty() {
+        return Ok(delivered);
+    }
+    let mut filler = Filler { queue, memory, burst, rules };
+    if filled != 0 {
+        filler.pop(frames.len());
+    }
     for (index, frame) in frames.iter().enumerate() {
         if rules.accepts.takes(&frame.offload) {
             let placed = filler.place(frame);
@@ -147,6 +156,31 @@ pub fn deliver_burst<'m>(
         filler.queue.unpop(chain);
     }
     Ok(delivered)
+}
+
+/// The short way for the first of `frames`, as long as each goes as it is into one buffer of the plain kind; returns how many did.
+#[inline(always)]
+fn fill_plain(
+    queue: &mut DeviceQueue,
+    memory: &GuestMemory,
+    rules: &ReceiveRules,
+    frames: &[Frame<'_>],
+    delivered: &mut Delivered,
+) -> usize {
+    let header_len = rules.format.len() as u32;
+    let mut bytes = 0;
+    let filled = queue.fill(memory, frames.len(), |number, buffer| {
+        let frame = frames.get(number)?;
+        let total = header_len + frame.len();
+        if buffer.len() < total as usize || !rules.accepts.takes(&frame.offload) {
+            return None;
+        }
+        write_whole(rules, frame, std::slice::from_ref(&buffer));
+        bytes += u64::from(frame.len());
+        Some(total)
+    });
+    (delivered.frames, delivered.bytes) = (filled as u32, bytes);
+    filled
 }
 
 impl Delivered {
