@@ -2,7 +2,7 @@
 //!
 //! **Theory of operation.** A look copies and validates the next descriptors, by the rules of a [`Walk`](crate::walk::Walk), as long
 //! as each is a chain by itself that the device may write, in one piece of memory; it moves nothing on. Then each buffer is handed
-//! out and its used entry written, one after the other, and the ring moves on by as many. Buffers that were looked at and not filled
+//! out, one after the other, and in the end the used entries of those that were filled are written and the ring moves on by as many. Buffers that were looked at and not filled
 //! stay where they are and are read anew when they are popped. So a chain of any other kind, and a faulty one, is left for
 //! [`DeviceQueue::pop`](crate::DeviceQueue::pop), which knows all rules and the names of their violations.
 
@@ -18,10 +18,12 @@ pub(crate) struct Ready<'m> {
     pub(crate) buffer: MemSlice<'m>,
     /// As [`Chain::id`](crate::Chain::id).
     pub(crate) id: u16,
+    /// Bytes written into it, once it is filled.
+    pub(crate) written: u32,
 }
 
 impl Ready<'_> {
-    pub(crate) const NONE: Self = Self { buffer: MemSlice::empty(), id: 0 };
+    pub(crate) const NONE: Self = Self { buffer: MemSlice::empty(), id: 0, written: 0 };
 }
 
 /// The bytes of a chain that is `descriptor` alone, for the device to write, in one piece of memory. `None`: the chain is another one,

@@ -11,7 +11,7 @@ use crate::setup::{
     host_u32,
 };
 use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
-use guestmem::{GuestMemory, MemArea, MemSlice};
+use guestmem::{GuestMemory, MemArea};
 use std::sync::atomic::{Ordering, fence};
 
 /// Offsets in the available ring (virtio 1.3 §2.7.6) and the used ring (§2.7.8), in bytes.
@@ -117,29 +117,30 @@ impl SplitRing {
         };
         burst.reserve(count);
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
-        let (first, mask) = (self.next_avail, self.size - 1);
+        let first = self.next_avail;
+        let mut lookup = memory.lookup();
         let mut fault = None;
         let mut popped = 0;
-        while popped < count {
-            let sequence = first.wrapping_add(popped as u16);
-            let entry = self.avail_entries.load_u16(usize::from(sequence & mask), 0, Ordering::Relaxed);
-            let head = host_u16(entry, BIG);
-            if head >= self.size {
-                fault = Some(DriverFault::DescriptorIndex);
-                break;
-            }
-            let descriptor = Descriptor::from_split(descriptor::load(self.desc.entries(), head), BIG);
-            let single = walk::single(memory, &mut self.hints, burst, &descriptor, head, sequence);
-            if !single {
-                fault = self.walk::<BIG>(memory, burst, head, descriptor, sequence).err();
-                if fault.is_some() {
-                    break;
+        while popped < count && burst.segments.len() < segments_max {
+            let mut hints = self.hints;
+            let next = first.wrapping_add(popped as u16);
+            let (taken, end) = self.scan::<BIG>(next, count - popped, |head, sequence, descriptor| {
+                walk::single(&mut lookup, &mut hints, burst, descriptor, head, sequence)
+            });
+            self.hints = hints;
+            popped += usize::from(taken);
+            let walked = match end {
+                End::All => break,
+                End::NoIndex => Err(DriverFault::DescriptorIndex),
+                End::Other { head, descriptor } => {
+                    self.walk::<BIG>(memory, burst, head, descriptor, next.wrapping_add(taken))
                 }
+            };
+            if let Err(broken) = walked {
+                fault = Some(broken);
+                break;
             }
             popped += 1;
-            if !single && burst.segments.len() >= segments_max {
-                break;
-            }
         }
         self.next_avail = first.wrapping_add(popped as u16);
         self.prefetch::<BIG>(self.next_avail, popped);
@@ -154,49 +155,57 @@ impl SplitRing {
             return 0;
         }
         let count = self.available(ready.len()).map_or(0, |available| available.min(ready.len()));
-        let (desc, entries) = (self.desc.entries(), self.avail_entries.entries());
-        let (first, size) = (self.next_avail, self.size);
-        let mut lookup = memory.lookup();
-        let mut next = first;
-        for place in &mut ready[..count] {
-            let entry = entries.load_u16(usize::from(next & (size - 1)), 0, Ordering::Relaxed);
-            let head = u16::from_le(entry);
-            if head >= size {
-                break;
-            }
-            let descriptor = Descriptor::from_split(descriptor::load(desc, head), false);
-            let Some(buffer) = fill::writable(&mut lookup, &mut self.hints.buffer, &descriptor) else {
-                break;
-            };
-            *place = Ready { buffer, id: head };
-            next = next.wrapping_add(1);
-        }
-        let found = usize::from(next.wrapping_sub(first));
-        self.prefetch::<false>(next, found);
-        found
+        let (mut lookup, mut hint) = (memory.lookup(), self.hints.buffer);
+        let mut places = ready.iter_mut();
+        let (found, _) = self.scan::<false>(self.next_avail, count, |head, _, descriptor| {
+            let Some(buffer) = fill::writable(&mut lookup, &mut hint, descriptor) else { return false };
+            let Some(place) = places.next() else { return false };
+            *place = Ready { buffer, id: head, written: 0 };
+            true
+        });
+        self.hints.buffer = hint;
+        self.prefetch::<false>(self.next_avail.wrapping_add(found), found.into());
+        found.into()
     }
 
-    /// Has each of `ready` written and puts its entry into the used ring, as [`Self::put_used`]; returns how many were.
+    /// Hands the `count` chains from entry `next` of the available ring on to `take`, each by its head, its place and the copy of its
+    /// first descriptor, until it takes one not. Returns how many were taken, and why no more. Nothing moves on.
     #[inline(always)]
-    pub(crate) fn fill<'m>(
-        &mut self,
-        ready: &[Ready<'m>],
-        mut write: impl FnMut(usize, MemSlice<'m>) -> Option<u32>,
-    ) -> usize {
+    fn scan<const BIG: bool>(
+        &self,
+        next: u16,
+        count: usize,
+        mut take: impl FnMut(u16, u16, &Descriptor) -> bool,
+    ) -> (u16, End) {
+        let (desc, entries, size) = (self.desc.entries(), self.avail_entries.entries(), self.size);
+        for taken in 0..count as u16 {
+            let place = next.wrapping_add(taken);
+            let entry = entries.load_u16(usize::from(place & (size - 1)), 0, Ordering::Relaxed);
+            let head = host_u16(entry, BIG);
+            if head >= size {
+                return (taken, End::NoIndex);
+            }
+            let descriptor = Descriptor::from_split(descriptor::load(desc, head), BIG);
+            if !take(head, place, &descriptor) {
+                return (taken, End::Other { head, descriptor });
+            }
+        }
+        (count as u16, End::All)
+    }
+
+    /// Takes the buffers that were looked at and filled out of the ring and puts their used entries into it, as [`Self::put_used`].
+    #[inline(always)]
+    pub(crate) fn put_filled(&mut self, filled: &[Ready<'_>]) {
         let (entries, mask) = (self.used_entries.entries(), self.size - 1);
-        let first = self.next_used;
-        let mut next = first;
-        for (number, Ready { buffer, id }) in ready.iter().enumerate() {
-            let Some(written) = write(number, *buffer) else { break };
-            let (slot, written) = (usize::from(next & mask), written.min(buffer.len() as u32));
+        let mut next = self.next_used;
+        for Ready { id, written, .. } in filled {
+            let slot = usize::from(next & mask);
             entries.store_u32(slot, 0, u32::from(*id).to_le(), Ordering::Relaxed);
             entries.store_u32(slot, 4, written.to_le(), Ordering::Relaxed);
             next = next.wrapping_add(1);
         }
-        let filled = next.wrapping_sub(first);
         self.next_used = next;
-        self.next_avail = self.next_avail.wrapping_add(filled);
-        filled.into()
+        self.next_avail = self.next_avail.wrapping_add(filled.len() as u16);
     }
 
     /// Brings closer what comes after a pop of `count` chains, up to entry `next`: the ring's lines that their completions will be written
@@ -368,6 +377,16 @@ impl SplitRing {
     pub(crate) fn wish_write(&self) -> (usize, usize) {
         if self.event_idx { (self.avail_event_offset(), 2) } else { (FLAGS, 2) }
     }
+}
+
+/// Why a scan went no further.
+enum End {
+    /// All were taken.
+    All,
+    /// The next head is no index of the descriptor table.
+    NoIndex,
+    /// The next chain was not taken.
+    Other { head: u16, descriptor: Descriptor },
 }
 
 /// What following a chain through the descriptor table needs.
