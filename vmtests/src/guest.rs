@@ -167,8 +167,8 @@ impl Guest {
         let _ = std::fs::remove_file(&control);
         let mut command = lab.sysroot.command("qemu-system-x86_64");
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
-        command.args(lab.accelerator.arguments());
-        command.args(["-m", &config.memory_mb.to_string(), "-smp", &config.cpus.to_string()]);
+        command.args(lab.accelerator.arguments(config.cpus));
+        command.args(["-m", &config.memory_mb.to_string()]);
         command.args(["-machine", &format!("{},memory-backend=mem", config.machine)]);
         command
             .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mb)]);
