@@ -167,6 +167,10 @@ fn fill_plain(
     frames: &[Frame<'_>],
     delivered: &mut Delivered,
 ) -> usize {
+    // A frame that is to be segmented is longer than nearly every such buffer: not worth the look.
+    if frames.first().is_none_or(|frame| matches!(frame.offload, Offload::Segment(_))) {
+        return 0;
+    }
     let header_len = rules.format.len() as u32;
     let (mut left, mut bytes) = (frames.iter(), 0);
     let filled = queue.fill(memory, frames.len(), |buffer| {
