@@ -190,6 +190,84 @@ fn a_long_frame_fills_several_buffers() {
     }
 }
 
+/// Frames of every kind in one burst, whatever way each of them takes: they come in order, and no buffer is lost.
+#[test]
+fn a_burst_begins_with_whole_frames_and_goes_on_with_merged_ones() {
+    let packed_in_order = RingFeatures { packed: true, in_order: true, ..RingFeatures::default() };
+    for ring in rings().into_iter().chain([packed_in_order]) {
+        let mut guest = Guest::with_size(ring, 16);
+        // More than a lap of either ring.
+        for round in 0..40 {
+            guest.next = BUFFERS;
+            guest.posted.clear();
+            for index in 0..12 {
+                guest.post(if index == 7 { &[50, 50] } else { &[100] });
+            }
+            let lens = [60, 88, 14, 250, 60, 80, 88, 20, 89, 88];
+            let bytes = lens.map(|len| frame(len + round % 2));
+            let frames = bytes.each_ref().map(|bytes| Frame::private(bytes, Offload::None));
+            let count = 1 + round % frames.len();
+            let done = guest.deliver(&rules(MERGEABLE), &frames[..count]).unwrap();
+            let needs = |bytes: &Vec<u8>| (bytes.len() + 12).div_ceil(100);
+            let expected: Vec<_> = bytes.iter().take(count).collect();
+            // Twelve buffers are enough for what is even, and one frame too few for what is odd.
+            let fits = expected.iter().scan(0, |used, bytes| {
+                *used += needs(bytes);
+                (*used <= 12).then_some(())
+            });
+            let fits = fits.count();
+            assert_eq!((done.frames as usize, done.left as usize), (fits, count - fits), "round {round}");
+            let whole: Vec<u8> = guest.used().into_iter().flat_map(|(_, bytes)| bytes).collect();
+            let wanted: Vec<u8> = expected[..fits]
+                .iter()
+                .flat_map(|bytes| [header(needs(bytes) as u16), bytes.to_vec()].concat())
+                .collect();
+            assert_eq!(whole, wanted, "{ring:?} round {round}");
+            // What is left in the ring goes to the driver before the next round.
+            let rest = [Frame::private(&bytes[2], Offload::None); 12];
+            let _ = guest.deliver(&rules(MERGEABLE), &rest).unwrap();
+            guest.used();
+        }
+    }
+}
+
+/// Frames that are changed in software come between those that are not.
+#[test]
+fn frames_keep_their_order_when_one_of_them_is_finished_in_software() {
+    for ring in rings() {
+        let mut guest = Guest::new(ring);
+        (0..5).for_each(|_| guest.post(&[1526]));
+        let packet = tcp4(100);
+        let asks = Offload::Checksum { start: 34, offset: 16 };
+        let frames = [Offload::None, Offload::None, asks, Offload::None]
+            .map(|offload| Frame::private(&packet, offload));
+        let done = guest.deliver(&rules(Features::VERSION_1), &frames).unwrap();
+        assert_eq!(done, Delivered { frames: 4, bytes: 4 * packet.len() as u64, ..Delivered::default() });
+        let used = guest.used();
+        assert_eq!(used.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        let changed: Vec<bool> = used.iter().map(|(_, bytes)| bytes[12..] != packet[..]).collect();
+        assert_eq!(changed, [false, false, true, false]);
+    }
+}
+
+/// A fault behind buffers that were filled: their frames are delivered, the rest is left, and the next burst is told.
+#[test]
+fn a_fault_behind_filled_buffers_leaves_the_rest() {
+    for ring in rings() {
+        let mut guest = Guest::new(ring);
+        (0..2).for_each(|_| guest.post(&[100]));
+        guest.driver.add(&[], &[(GuestAddr(1 << 40), 100)], 2).unwrap();
+        guest.driver.publish();
+        let bytes = frame(60);
+        let frames = [Frame::private(&bytes, Offload::None); 4];
+        let done = guest.deliver(&rules(MERGEABLE), &frames).unwrap();
+        let expected = Delivered { frames: 2, bytes: 120, no_buffers: 2, left: 2, ..Delivered::default() };
+        assert_eq!((done, guest.device.fault()), (expected, Some(DriverFault::AddressRange)));
+        assert_eq!(guest.used().len(), 2);
+        assert_eq!(guest.deliver(&rules(MERGEABLE), &frames), Err(DriverFault::AddressRange));
+    }
+}
+
 #[test]
 fn more_buffers_than_are_popped_at_once() {
     let mut guest = Guest::new(RingFeatures::default());

@@ -40,8 +40,8 @@ pub use log::DirtyLog;
 #[cfg(not(miri))]
 pub use mapping::FileId;
 pub use mapping::{ACCEPTED_FILE_SYSTEMS, MapError, Mapping};
-pub use memory::{GuestMemory, MemoryFault, REGIONS_MAX, Region, RegionHint};
+pub use memory::{GuestMemory, Lookup, MemoryFault, REGIONS_MAX, Region, RegionHint};
 pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};
-pub use table::MemTable;
+pub use table::{Entries, MemTable};
 #[cfg(not(miri))]
 pub use window::Window;

@@ -159,6 +159,34 @@ struct Place {
     host: *mut u8,
 }
 
+/// Translates many addresses of one guest: the region that answered last is at hand and asked first.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'m> {
+    memory: &'m GuestMemory,
+    near: Place,
+}
+
+impl<'m> Lookup<'m> {
+    /// Exactly `len` bytes at `addr`, inside one region; `None` where they are not.
+    #[inline(always)]
+    pub fn whole(&mut self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'m>> {
+        let Place { guest, len: region_len, host } = self.near;
+        let offset = addr.0.wrapping_sub(guest);
+        if offset >= region_len || region_len - offset < len as u64 {
+            return self.far(addr, len, hint);
+        }
+        // SAFETY: `offset + len <= region_len`, which the mapping covers; `memory` keeps the mapping alive.
+        Some(unsafe { MemSlice::new(host.add(offset as usize), len) })
+    }
+
+    /// As [`Self::whole`], where another region answers, or none.
+    #[inline(never)]
+    fn far(&mut self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'m>> {
+        self.near = *self.memory.place(addr, hint)?;
+        self.memory.run(addr, len, hint).filter(|run| run.len() == len)
+    }
+}
+
 /// The memory of one guest. Immutable: a new memory map is a new value.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
@@ -218,19 +246,33 @@ impl GuestMemory {
     /// reading.
     #[inline]
     pub fn run(&self, addr: GuestAddr, len: usize, hint: &mut RegionHint) -> Option<MemSlice<'_>> {
-        let slot = &mut hint.0[(addr.0 >> HINT_SHIFT) as usize % HINTS];
-        let mut place = self.places.get(usize::from(*slot))?;
-        let mut offset = addr.0.wrapping_sub(place.guest);
-        if offset >= place.len {
-            let index = find(&self.places, addr)?;
-            // At most REGIONS_MAX regions: the index fits.
-            *slot = index as u16;
-            place = &self.places[index];
-            offset = addr.0 - place.guest;
-        }
+        let place = self.place(addr, hint)?;
+        let offset = addr.0 - place.guest;
         let len = (len as u64).min(place.len - offset) as usize;
         // SAFETY: `offset + len <= place.len`, which the mapping covers; `self` keeps the mapping alive.
         Some(unsafe { MemSlice::new(place.host.add(offset as usize), len) })
+    }
+
+    /// For many buffers one after the other.
+    #[inline(always)]
+    pub fn lookup(&self) -> Lookup<'_> {
+        // A region without bytes answers for no address.
+        let nothing = Place { guest: 0, len: 0, host: std::ptr::NonNull::dangling().as_ptr() };
+        Lookup { memory: self, near: nothing }
+    }
+
+    /// The region that `addr` lies in.
+    #[inline(always)]
+    fn place(&self, addr: GuestAddr, hint: &mut RegionHint) -> Option<&Place> {
+        let slot = &mut hint.0[(addr.0 >> HINT_SHIFT) as usize % HINTS];
+        let place = self.places.get(usize::from(*slot))?;
+        if addr.0.wrapping_sub(place.guest) < place.len {
+            return Some(place);
+        }
+        let index = find(&self.places, addr)?;
+        // At most REGIONS_MAX regions: the index fits.
+        *slot = index as u16;
+        Some(&self.places[index])
     }
 
     /// Exactly `len` bytes at `addr`, inside one region.

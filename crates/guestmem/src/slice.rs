@@ -110,13 +110,15 @@ impl<'m> MemSlice<'m> {
         unsafe { fill_shared(self.start, byte, self.len) };
     }
 
-    /// Asks the processor to bring the first two cache lines of the run closer, for reading or for writing: a header
-    /// often ends one line, and what is read of a frame begins the next. A hint: reads nothing.
+    /// Asks the processor to bring the first two cache lines of the run closer, for reading or for writing (one line, if it is no
+    /// longer than a line): a header often ends one line, and what is read of a frame begins the next. A hint: reads nothing.
     #[inline(always)]
     pub fn prefetch(&self, to_write: bool) {
         const LINE: usize = 64;
         prefetch_line(self.start, to_write);
-        prefetch_line(self.start.wrapping_add(LINE.min(self.len.saturating_sub(1))), to_write);
+        if self.len > LINE {
+            prefetch_line(self.start.wrapping_add(LINE), to_write);
+        }
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {

@@ -1,6 +1,7 @@
 //! Ring entries of equal size, with bounds and alignment settled once instead of at every access.
 
 use crate::MemArea;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// `len` entries of `STRIDE` bytes each, of which words of up to `ALIGN` bytes are accessed atomically.
@@ -19,22 +20,48 @@ unsafe impl<const STRIDE: usize, const ALIGN: usize> Send for MemTable<STRIDE, A
 // SAFETY: as above.
 unsafe impl<const STRIDE: usize, const ALIGN: usize> Sync for MemTable<STRIDE, ALIGN> {}
 
+macro_rules! delegated {
+    ($load:ident, $store:ident, $word:ty) => {
+        #[doc = concat!("Loads the `", stringify!($word), "` at byte `at` of entry `index`.")]
+        #[inline(always)]
+        pub fn $load(&self, index: usize, at: usize, order: Ordering) -> $word {
+            self.entries().$load(index, at, order)
+        }
+
+        #[doc = concat!("Stores the `", stringify!($word), "` at byte `at` of entry `index`.")]
+        #[inline(always)]
+        pub fn $store(&self, index: usize, at: usize, value: $word, order: Ordering) {
+            self.entries().$store(index, at, value, order);
+        }
+    };
+}
+
 macro_rules! words {
     ($load:ident, $store:ident, $word:ty, $atomic:ty) => {
         #[doc = concat!("Loads the `", stringify!($word), "` at byte `at` of entry `index`.")]
         #[inline(always)]
-        pub fn $load(&self, index: usize, at: usize, order: Ordering) -> $word {
+        pub fn $load(self, index: usize, at: usize, order: Ordering) -> $word {
             // SAFETY: `word` checked bounds and alignment; the memory is only accessed atomically.
             unsafe { <$atomic>::from_ptr(self.word::<$word>(index, at)) }.load(order)
         }
 
         #[doc = concat!("Stores the `", stringify!($word), "` at byte `at` of entry `index`.")]
         #[inline(always)]
-        pub fn $store(&self, index: usize, at: usize, value: $word, order: Ordering) {
+        pub fn $store(self, index: usize, at: usize, value: $word, order: Ordering) {
             // SAFETY: as for the load.
             unsafe { <$atomic>::from_ptr(self.word::<$word>(index, at)) }.store(value, order)
         }
     };
+}
+
+/// The entries of a [`MemTable`] by themselves: where they are and how many, for loops that keep both in registers.
+///
+/// The same rules hold: an index outside, or a word that does not lie inside its entry, is a mistake of ours and aborts.
+#[derive(Clone, Copy)]
+pub struct Entries<'t, const STRIDE: usize, const ALIGN: usize> {
+    start: *mut u8,
+    len: usize,
+    table: PhantomData<&'t MemTable<STRIDE, ALIGN>>,
 }
 
 impl<const STRIDE: usize, const ALIGN: usize> MemTable<STRIDE, ALIGN> {
@@ -57,6 +84,24 @@ impl<const STRIDE: usize, const ALIGN: usize> MemTable<STRIDE, ALIGN> {
         self.len == 0
     }
 
+    /// The entries, for a loop over many of them.
+    #[inline(always)]
+    pub fn entries(&self) -> Entries<'_, STRIDE, ALIGN> {
+        Entries { start: self.start, len: self.len, table: PhantomData }
+    }
+
+    delegated!(load_u16, store_u16, u16);
+    delegated!(load_u32, store_u32, u32);
+    delegated!(load_u64, store_u64, u64);
+
+    /// As [`Entries::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(&self, index: usize, to_write: bool) {
+        self.entries().prefetch(index, to_write);
+    }
+}
+
+impl<const STRIDE: usize, const ALIGN: usize> Entries<'_, STRIDE, ALIGN> {
     words!(load_u16, store_u16, u16, AtomicU16);
     words!(load_u32, store_u32, u32, AtomicU32);
     words!(load_u64, store_u64, u64, AtomicU64);
@@ -64,12 +109,12 @@ impl<const STRIDE: usize, const ALIGN: usize> MemTable<STRIDE, ALIGN> {
     /// Asks the processor to bring the line of an entry closer, for reading or for writing. A hint: reads nothing; an index
     /// outside does nothing of use.
     #[inline(always)]
-    pub fn prefetch(&self, index: usize, to_write: bool) {
+    pub fn prefetch(self, index: usize, to_write: bool) {
         crate::slice::prefetch_line(self.start.wrapping_add(index.wrapping_mul(STRIDE)), to_write);
     }
 
     #[inline(always)]
-    fn word<T>(&self, index: usize, at: usize) -> *mut T {
+    fn word<T>(self, index: usize, at: usize) -> *mut T {
         let size = size_of::<T>();
         // With a constant `at` nothing of this first check is left at run time.
         assert!(size <= ALIGN && at.is_multiple_of(size) && at + size <= STRIDE, "no word of the entry");

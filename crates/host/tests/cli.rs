@@ -60,7 +60,7 @@ fn check_reports_all_mistakes_with_places() {
     ringway(directory.path()).args(["check", "ringway.toml"]).assert().code(1).stdout("").stderr(
         "ringway.toml:2: switch.lan.ageing: is an integer, not a string; accepted: a duration from \"1s\" to \
          \"1000000s\" in s, m, h or d, such as \"5m\"\n\
-         ringway.toml:3: port.web: is attached to nothing; accepted: one of vhost-user = { socket = \"PATH\" }, \
+         ringway.toml:3: port.web: is attached to nothing; accepted: one of vhost-user or vfio-user = { socket = \"PATH\" }, \
          tap = { name = \"INTERFACE\" }, or macvtap, packet or af-xdp = { interface = \"INTERFACE\" }\n\
          ringway.toml:4: port.web.switch: there is no switch \"lam\"; accepted: lan\n\
          ringway.toml:5: port.web.mac: \"01:00:00:00:00:00\" is a multicast address; accepted: a unicast address \

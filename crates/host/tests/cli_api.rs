@@ -142,6 +142,7 @@ fn bodies_have_the_keys_of_the_file() {
         ("SwitchSpec", keys::SWITCH),
         ("PortSpec", keys::PORT),
         ("VhostUserSpec", keys::VHOST_USER),
+        ("VfioUserSpec", keys::VFIO_USER),
         ("TapSpec", keys::TAP),
         ("MacvtapSpec", keys::MACVTAP),
         ("PacketSpec", keys::PACKET),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ringway::config::resolved::{Attach, Polling, Profile, SocketRole, WorkerMode};
 use ringway::config::{self, ConfigError, Loaded};
+use transport::pci::{Interface, NotifyKind};
 
 fn parse(text: &str) -> Result<Loaded, ConfigError> {
     config::parse(text, Path::new("/etc/ringway/ringway.toml"))
@@ -57,6 +58,28 @@ vhost-user = { socket = "db.sock", mode = "client" }
 switch = "lan"
 tap = { name = "rw0", queues = 4 }
 "#;
+
+#[test]
+fn a_function_is_read_whole() {
+    let port = "[switch.lan]\n[port.app]\nswitch = 'lan'\n";
+    let function = |keys: &str| {
+        let text = format!("{port}vfio-user = {{ socket = '/a'{keys} }}\n");
+        let port = parse(&text).expect("no mistake").config.ports.remove(0);
+        assert_eq!(port.profile, Profile::Guest);
+        match port.attach {
+            Attach::VfioUser { queue_pairs: 1, function, .. } => function,
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = function("");
+    assert_eq!((plain.interface, plain.queue_size.get()), (Interface::Modern, 256));
+    assert_eq!((&*plain.notify, plain.mapped), (&[NotifyKind::Mmio][..], false));
+    let all = function(
+        ", interface = 'transitional', notify = ['pio', 'mmio'], queue-size = 512, doorbells = 'mapped'",
+    );
+    assert_eq!((all.interface, all.queue_size.get()), (Interface::Transitional, 512));
+    assert_eq!((&*all.notify, all.mapped), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true));
+}
 
 #[test]
 fn a_good_file_is_read_whole() {
@@ -127,7 +150,7 @@ fn groups_of_workers_are_named_by_ports() {
     assert_eq!(accepted(&text.replace("workers = 'fast'", "workers = 'slow'")), "fast");
     assert!(accepted(&format!("{port}rx-usecs = 10001\n")).contains("0 to 10000"));
     let tap = port.replace("vhost-user = { socket = '/a' }", "tap = { name = 'a' }");
-    assert!(accepted(&format!("{tap}rx-usecs = 1\n")).contains("vhost-user only"));
+    assert!(accepted(&format!("{tap}rx-usecs = 1\n")).contains("vhost-user or vfio-user only"));
 }
 
 /// One mistake: the text, `LINE FIELD`, a part of what is said, a part of what is accepted.
@@ -224,7 +247,7 @@ fn mistakes_of_ports() {
             "no switch \"lan\"",
             "[switch.lan]",
         ),
-        (port!("switch = 'lan'"), "2 port.web", "attached to nothing", "vhost-user = { socket"),
+        (port!("switch = 'lan'"), "2 port.web", "attached to nothing", "vfio-user = { socket"),
         (
             port!("switch = 'lan'\ntap.name = 't'\nvhost-user.socket = '/w'"),
             "5 port.web.vhost-user",
@@ -258,11 +281,44 @@ fn mistakes_of_ports() {
         ),
         (port!("switch = 'lan'\ntap = {}"), "4 port.web.tap", "has no name", "interface name"),
         (port!("switch = 'lan'\ntap.name = 'a/b'"), "4 port.web.tap.name", "no interface name", "1 to 15"),
+        (port!("switch = 'lan'\nvfio-user = {}"), "4 port.web.vfio-user", "has no socket", "path"),
         (
-            port!("switch = 'lan'\nvfio-user.socket = '/w'"),
-            "4 port.web.vfio-user",
-            "not available in this version",
-            "vhost-user",
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', interface = 'modem' }"),
+            "4 port.web.vfio-user.interface",
+            "unknown value \"modem\"",
+            "\"modern\" or \"transitional\" or \"legacy\"",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = [] }"),
+            "4 port.web.vfio-user.notify",
+            "is empty",
+            "\"pio\" and \"mmio\"",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = ['pio', 'pio'] }"),
+            "4 port.web.vfio-user.notify[1]",
+            "pio is listed twice",
+            "each once",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', notify = ['pio'], doorbells = 'mapped' }"),
+            "4 port.web.vfio-user.doorbells",
+            "no page of doorbells",
+            "\"mmio\" in notify",
+        ),
+        (
+            port!(
+                "switch = 'lan'\nvfio-user = { socket = '/w', interface = 'legacy', doorbells = 'mapped' }"
+            ),
+            "4 port.web.vfio-user.doorbells",
+            "no page of doorbells",
+            "modern or transitional",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', queue-size = 100 }"),
+            "4 port.web.vfio-user.queue-size",
+            "100 is no power of two",
+            "16, 32",
         ),
         (
             port!("switch = 'lan'\ntap.name = 't'\nmac = '01:00:5e:00:00:01'"),

@@ -18,8 +18,8 @@ pub struct Chain {
     pub(crate) sequence: u16,
     /// Where its segments begin in the burst's list; readable ones first.
     pub(crate) first: u32,
-    pub(crate) readable: u32,
-    pub(crate) writable: u32,
+    pub(crate) readable: u16,
+    pub(crate) writable: u16,
     pub(crate) readable_len: u32,
     pub(crate) writable_len: u32,
 }
@@ -52,23 +52,23 @@ impl Chain {
     /// Segments for the device to read.
     #[inline]
     pub fn readable_segments(&self) -> usize {
-        self.readable as usize
+        usize::from(self.readable)
     }
 
     /// Segments for the device to write.
     #[inline]
     pub fn writable_segments(&self) -> usize {
-        self.writable as usize
+        usize::from(self.writable)
     }
 
     fn readable_range(&self) -> Range<usize> {
         let first = self.first as usize;
-        first..first + self.readable as usize
+        first..first + usize::from(self.readable)
     }
 
     fn writable_range(&self) -> Range<usize> {
-        let first = self.first as usize + self.readable as usize;
-        first..first + self.writable as usize
+        let first = self.first as usize + usize::from(self.readable);
+        first..first + usize::from(self.writable)
     }
 
     /// Moves a chain out of a list that is not shifted for it: only one of the two is ever handed out.

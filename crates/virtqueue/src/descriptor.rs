@@ -1,6 +1,6 @@
 //! A descriptor as a private copy, and the bits of its flags.
 
-use crate::setup::Descriptors;
+use crate::setup::{DescriptorEntries, Descriptors};
 use guestmem::GuestAddr;
 use std::sync::atomic::Ordering;
 
@@ -84,7 +84,7 @@ impl Descriptor {
 
 /// The two words of descriptor `index` of a table, each loaded once.
 #[inline(always)]
-pub(crate) fn load(table: &Descriptors, index: u16) -> [u64; 2] {
+pub(crate) fn load(table: DescriptorEntries<'_>, index: u16) -> [u64; 2] {
     let index = usize::from(index);
     [table.load_u64(index, 0, Ordering::Relaxed), table.load_u64(index, 8, Ordering::Relaxed)]
 }

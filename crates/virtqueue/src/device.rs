@@ -3,11 +3,12 @@
 use crate::burst::{Burst, Chain};
 use crate::detached::{Detached, ForeignChain, Identity};
 use crate::fault::DriverFault;
+use crate::fill::{FILL_MAX, Ready};
 use crate::in_order::{InOrder, Used};
 use crate::packed::PackedRing;
 use crate::setup::{QueueSetup, QueueSize, RingLog, RingState, SetupFault};
 use crate::split::SplitRing;
-use guestmem::{GuestAddr, GuestMemory};
+use guestmem::{GuestAddr, GuestMemory, MemSlice};
 use std::sync::Arc;
 
 enum Ring {
@@ -77,6 +78,13 @@ impl DeviceQueue {
         self
     }
 
+    fn is_readable_only(&self) -> bool {
+        match &self.ring {
+            Ring::Split(ring) => ring.hints.readable_only,
+            Ring::Packed(ring) => ring.hints.readable_only,
+        }
+    }
+
     /// Pops up to `max` chains and appends them to `burst`; returns how many. `memory` is what buffer
     /// addresses refer to.
     ///
@@ -102,6 +110,47 @@ impl DeviceQueue {
             Some(fault) if popped == 0 => Err(fault),
             _ => Ok(popped),
         }
+    }
+
+    /// Fills up to `max` of the next buffers, the short way: pops, hands to `write`, and completes each of them in one step, as long
+    /// as they are chains of a single descriptor, for the device to write, in one piece of memory. `write` says
+    /// how many bytes it wrote (more than the buffer has are cut off); `None` leaves this buffer in the ring and ends the filling. Returns how many were filled. The driver sees them after [`Self::flush`].
+    ///
+    /// Fewer than `max`, zero among them, says nothing about the ring: [`Self::pop`] goes on from there, with chains of any kind
+    /// and with faults. While logging, with IN_ORDER (or [`Self::keep_order`]) while older chains are not completed, in a legacy ring
+    /// of big endian, and in a [`Self::readable_only`] queue nothing is filled.
+    #[inline]
+    pub fn fill<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        max: usize,
+        mut write: impl FnMut(MemSlice<'m>) -> Option<u32>,
+    ) -> usize {
+        let sequence = self.sequence();
+        let is_in_turn = self.order.as_ref().is_none_or(|order| order.is_next(sequence));
+        if self.fault.is_some() || self.log.is_some() || !is_in_turn || self.is_readable_only() {
+            return 0;
+        }
+        let mut ready = [Ready::NONE; FILL_MAX];
+        let ready = &mut ready[..max.min(FILL_MAX)];
+        let found = match &mut self.ring {
+            Ring::Split(ring) => ring.look(memory, ready),
+            Ring::Packed(ring) => ring.look(memory, ready),
+        };
+        let mut filled = 0;
+        for Ready { buffer, written, .. } in &mut ready[..found] {
+            let Some(len) = write(*buffer) else { break };
+            *written = len.min(buffer.len() as u32);
+            filled += 1;
+        }
+        match &mut self.ring {
+            Ring::Split(ring) => ring.put_filled(&ready[..filled]),
+            Ring::Packed(ring) => ring.put_filled(&ready[..filled]),
+        }
+        if let Some(order) = &mut self.order {
+            order.skip(filled as u16);
+        }
+        filled
     }
 
     /// Gives back the chain popped last, newest first: it will be popped again.
@@ -148,7 +197,7 @@ impl DeviceQueue {
                 ring.put_used_batch(unwritten(last), burst.len() as u16);
             }
             (Ring::Split(ring), chains) => chains.iter().for_each(|chain| ring.put_used(unwritten(chain))),
-            (Ring::Packed(ring), chains) => chains.iter().for_each(|chain| ring.put_used(unwritten(chain))),
+            (Ring::Packed(ring), chains) => ring.put_unwritten(chains),
         }
         burst.taken = burst.chains.len();
     }

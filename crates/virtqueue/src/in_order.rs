@@ -27,20 +27,30 @@ impl InOrder {
     /// Whether the chain with number `sequence` is completed just in time: then its entry is to be written at once.
     #[inline(always)]
     pub(crate) fn passes(&mut self, sequence: u16) -> bool {
-        if self.count != 0 || sequence != self.next {
-            return false;
-        }
-        self.next = self.next.wrapping_add(1);
-        true
+        let is_next = self.is_next(sequence);
+        self.skip(u16::from(is_next));
+        is_next
+    }
+
+    /// Whether the chain with number `sequence` would pass.
+    #[inline(always)]
+    pub(crate) fn is_next(&self, sequence: u16) -> bool {
+        self.count == 0 && sequence == self.next
+    }
+
+    /// Notes that `count` chains passed, of which the first was next.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self, count: u16) {
+        self.next = self.next.wrapping_add(count);
     }
 
     /// As [`Self::passes`], for `count` chains at once, of which the first and the last are given.
     pub(crate) fn passes_all(&mut self, first: u16, last: u16, count: usize) -> bool {
         let are_in_line = usize::from(last.wrapping_sub(first)) + 1 == count;
-        if self.count != 0 || first != self.next || !are_in_line {
+        if !self.is_next(first) || !are_in_line {
             return false;
         }
-        self.next = self.next.wrapping_add(count as u16);
+        self.skip(count as u16);
         true
     }
 

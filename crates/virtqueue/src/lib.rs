@@ -15,6 +15,8 @@
 //! the call with one fence. Ring words are `guestmem::MemArea` accesses without any translation; only
 //! buffers are translated, with the last region remembered.
 //!
+//! Receive buffers that are one descriptor each are filled without a burst: [`DeviceQueue::fill`].
+//!
 //! **Limits.** A queue is owned by one thread at a time. Each ring area lies inside one region. A chain has at
 //! most [`CHAIN_DESCRIPTORS_MAX`] descriptors, indirect ones counted, and in the ring itself never more than
 //! the queue has. One pop walks a few thousand descriptors at most, whatever the driver offers.
@@ -26,6 +28,7 @@ mod device;
 mod driver;
 mod event;
 mod fault;
+mod fill;
 mod in_order;
 mod packed;
 mod packed_driver;

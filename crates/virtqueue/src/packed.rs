@@ -4,8 +4,9 @@ use crate::burst::{Burst, Chain};
 use crate::descriptor::{self, AVAIL, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, USED, WRITE};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::fault::DriverFault;
+use crate::fill::{self, Ready};
 use crate::in_order::Used;
-use crate::setup::{Areas, Descriptors, QueueSetup, RingState, SetupFault};
+use crate::setup::{Areas, DescriptorEntries, Descriptors, QueueSetup, RingState, SetupFault};
 use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
 use guestmem::{GuestAddr, GuestMemory, MemArea};
 use std::sync::atomic::{Ordering, compiler_fence, fence};
@@ -27,6 +28,19 @@ impl Position {
         } else {
             Self { index: index as u16, wrap: self.wrap }
         }
+    }
+
+    /// One descriptor further.
+    #[inline(always)]
+    fn next(self, size: u16) -> Self {
+        let index = self.index + 1;
+        if index == size { Self { index: 0, wrap: !self.wrap } } else { Self { index, wrap: self.wrap } }
+    }
+
+    /// The flags of a descriptor that was made available in this lap (virtio 1.3 §2.8.1).
+    #[inline(always)]
+    fn wanted(self) -> u16 {
+        if self.wrap { AVAIL } else { USED }
     }
 
     /// The reverse of [`Self::forward`].
@@ -58,6 +72,16 @@ struct Next {
     in_flight: u16,
     /// Chains popped so far, free-running.
     sequence: u16,
+}
+
+impl Next {
+    /// `chains` further, which take up `slots` descriptors of a ring of `size`.
+    #[inline(always)]
+    fn forward(&mut self, chains: u16, slots: u16, size: u16) {
+        self.position = self.position.forward(slots, size);
+        self.in_flight += slots;
+        self.sequence = self.sequence.wrapping_add(chains);
+    }
 }
 
 /// The device's half of a packed ring.
@@ -142,41 +166,63 @@ impl PackedRing {
     ) -> (usize, Option<DriverFault>) {
         let max = max.min(SEGMENTS_PER_POP);
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
-        // In registers for the loop, written back once.
-        let mut next = self.next;
-        if self.available(next.position).is_none() {
+        if !self.has_available() {
             return (0, None);
         }
-        self.prefetch(next.position, max.min(self.popped));
+        self.prefetch(self.next.position, max.min(self.popped));
         burst.reserve(max.min(self.popped + 1));
+        let mut lookup = memory.lookup();
         let mut popped = 0;
         let mut fault = None;
-        while popped < max {
-            let Some(head) = self.available(next.position) else { break };
-            let single = next.in_flight < self.size
-                && walk::single(memory, &mut self.hints, burst, &head, head.link, next.sequence);
-            let slots = if single {
-                1
-            } else {
-                match self.walk(memory, burst, head, next) {
-                    Ok(slots) => slots,
-                    Err(broken) => {
-                        fault = Some(broken);
-                        break;
-                    }
+        while popped < max && burst.segments.len() < segments_max {
+            let (mut hints, mut sequence) = (self.hints, self.next.sequence);
+            let (taken, other) = self.scan(max - popped, |head| {
+                let is_single = walk::single(&mut lookup, &mut hints, burst, head, head.link, sequence);
+                sequence = sequence.wrapping_add(u16::from(is_single));
+                is_single
+            });
+            self.hints = hints;
+            self.next.forward(taken, taken, self.size);
+            popped += usize::from(taken);
+            let Some(head) = other else { break };
+            match self.walk(memory, burst, head) {
+                Ok(slots) => self.next.forward(1, slots, self.size),
+                Err(broken) => {
+                    fault = Some(broken);
+                    break;
                 }
-            };
-            next.position = next.position.forward(slots, self.size);
-            next.in_flight += slots;
-            next.sequence = next.sequence.wrapping_add(1);
-            popped += 1;
-            if !single && burst.segments.len() >= segments_max {
-                break;
             }
+            popped += 1;
         }
-        self.next = next;
         self.popped = popped;
         (popped, fault)
+    }
+
+    /// Hands copies of the next descriptors to `take`, each a chain by itself, until it takes one not, or `max` are taken, or there are
+    /// no more. Returns how many were taken, and the one that was not. Nothing moves on.
+    #[inline(always)]
+    fn scan(&self, max: usize, mut take: impl FnMut(&Descriptor) -> bool) -> (u16, Option<Descriptor>) {
+        let Next { position, in_flight, .. } = self.next;
+        let (desc, size) = (self.desc.entries(), self.size);
+        // A driver that makes more available than the ring has does not send single descriptors: a walk names its fault.
+        let room = size - in_flight;
+        let (wished, max) = (max, room.min(max.min(usize::from(size)) as u16));
+        let (mut index, mut wanted) = (position.index, position.wanted());
+        let mut taken = 0;
+        while taken < max {
+            let Some(head) = available(desc, index, wanted) else { return (taken, None) };
+            if !take(&head) {
+                return (taken, Some(head));
+            }
+            taken += 1;
+            index += 1;
+            if index == size {
+                (index, wanted) = (0, wanted ^ (AVAIL | USED));
+            }
+        }
+        let is_full = taken == room && usize::from(taken) < wished;
+        let overrun = if is_full { available(desc, index, wanted) } else { None };
+        (taken, overrun)
     }
 
     /// Brings closer the descriptors of `count` chains: for writing, since each will be overwritten by a used one. They lie in the
@@ -190,19 +236,46 @@ impl PackedRing {
     }
 
     /// A copy of the descriptor at `position`, if the driver made it available.
-    ///
-    /// Flags, id and length come in one load, so there is no second look at words that could have changed.
-    /// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
     #[inline(always)]
     fn available(&self, position: Position) -> Option<Descriptor> {
-        let index = usize::from(position.index);
-        let word = self.desc.load_u64(index, 8, Ordering::Acquire);
-        let flags = (u64::from_le(word) >> 48) as u16;
-        let wanted = if position.wrap { AVAIL } else { USED };
-        if flags & (AVAIL | USED) != wanted {
-            return None;
+        available(self.desc.entries(), position.index, position.wanted())
+    }
+
+    /// Copies of the next buffers into `ready`, as long as they are there and of the plain kind; returns how many. Nothing moves on.
+    #[inline(never)]
+    pub(crate) fn look<'m>(&mut self, memory: &'m GuestMemory, ready: &mut [Ready<'m>]) -> usize {
+        self.prefetch(self.next.position, ready.len().min(self.popped));
+        let (mut lookup, mut hint) = (memory.lookup(), self.hints.buffer);
+        let max = ready.len();
+        let mut places = ready.iter_mut();
+        let (found, _) = self.scan(max, |head| {
+            let Some(buffer) = fill::writable(&mut lookup, &mut hint, head) else { return false };
+            let Some(place) = places.next() else { return false };
+            *place = Ready { buffer, id: head.link, written: 0 };
+            true
+        });
+        self.hints.buffer = hint;
+        self.popped = found.into();
+        found.into()
+    }
+
+    /// Takes the buffers that were looked at and filled out of the ring and puts their used descriptors into it, as [`Self::put_used`].
+    #[inline(always)]
+    pub(crate) fn put_filled(&mut self, filled: &[Ready<'_>]) {
+        let Some((first, rest)) = filled.split_first() else { return };
+        let count = filled.len() as u16;
+        self.next.forward(count, count, self.size);
+        self.put_used(Used { id: first.id, slots: 1, written: first.written });
+        let (desc, size) = (self.desc.entries(), self.size);
+        let mut used = self.used;
+        for Ready { id, written, .. } in rest {
+            let word = used_word(*id, *written, used.wrap);
+            desc.store_u64(usize::from(used.index), 8, word, Ordering::Relaxed);
+            used = used.next(size);
         }
-        Some(Descriptor::from_packed([self.desc.load_u64(index, 0, Ordering::Relaxed), word]))
+        self.used = used;
+        self.next.in_flight -= count - 1;
+        self.added = self.added.saturating_add(count - 1);
     }
 
     /// Puts the chain at the next position into `burst`; returns how many descriptors it takes up.
@@ -212,8 +285,8 @@ impl PackedRing {
         memory: &'m GuestMemory,
         burst: &mut Burst<'m>,
         head: Descriptor,
-        next: Next,
     ) -> Result<u16, DriverFault> {
+        let next = self.next;
         let rules = Rules {
             ring: &self.desc,
             size: self.size,
@@ -253,7 +326,7 @@ impl PackedRing {
         let word = used_word(entry.id, entry.written, self.used.wrap);
         let index = usize::from(self.used.index);
         if entry.slots > 1 {
-            self.mark_tail(entry, word);
+            self.mark_tail(self.used, entry.slots, word);
         }
         if self.held.is_none() {
             self.held = Some(Held { index, word });
@@ -265,15 +338,36 @@ impl PackedRing {
         self.added = self.added.saturating_add(entry.slots);
     }
 
-    /// Writes the used word of a longer chain to its other descriptors as well, last one first.
+    /// As [`Self::put_used`] for all of `chains`, in which nothing was written.
+    pub(crate) fn put_unwritten(&mut self, chains: &[Chain]) {
+        let Some((first, rest)) = chains.split_first() else { return };
+        self.put_used(Used { id: first.id, slots: first.slots, written: 0 });
+        let (desc, size) = (self.desc.entries(), self.size);
+        let mut used = self.used;
+        let mut added = 0;
+        for &Chain { id, slots, .. } in rest {
+            let word = used_word(id, 0, used.wrap);
+            if slots > 1 {
+                self.mark_tail(used, slots, word);
+            }
+            desc.store_u64(usize::from(used.index), 8, word, Ordering::Relaxed);
+            used = used.forward(slots, size);
+            added += slots;
+        }
+        self.used = used;
+        self.next.in_flight -= added;
+        self.added = self.added.saturating_add(added);
+    }
+
+    /// Writes the used word of a longer chain to its other descriptors as well, last one first; `used` is the first one's place.
     ///
     /// The driver steps over them unread (virtio 1.3 §2.8.8), so to it they are nothing. A device that
     /// takes the ring over finds its position by them: see the module `resume`.
     #[inline(always)]
-    fn mark_tail(&self, entry: Used, head: u64) {
-        for step in (1..entry.slots).rev() {
-            let Position { index, wrap } = self.used.forward(step, self.size);
-            let word = if wrap == self.used.wrap { head } else { head ^ LAP };
+    fn mark_tail(&self, used: Position, slots: u16, head: u64) {
+        for step in (1..slots).rev() {
+            let Position { index, wrap } = used.forward(step, self.size);
+            let word = if wrap == used.wrap { head } else { head ^ LAP };
             // Release: one after the other; whoever is killed here leaves no mark in front of a gap.
             self.desc.store_u64(usize::from(index), 8, word, Ordering::Release);
         }
@@ -320,6 +414,21 @@ impl PackedRing {
             self.device_event.store_u32(0, word, Ordering::Relaxed);
         }
     }
+}
+
+/// A copy of the descriptor at `index`, if the driver made it available in the lap that `wanted` stands for.
+///
+/// Flags, id and length come in one load, so there is no second look at words that could have changed.
+/// Acquire: the address, and the rest of the chain, were written before (virtio 1.3 §2.8.21.1).
+#[inline(always)]
+fn available(desc: DescriptorEntries<'_>, index: u16, wanted: u16) -> Option<Descriptor> {
+    let index = usize::from(index);
+    let word = desc.load_u64(index, 8, Ordering::Acquire);
+    let flags = (u64::from_le(word) >> 48) as u16;
+    if flags & (AVAIL | USED) != wanted {
+        return None;
+    }
+    Some(Descriptor::from_packed([desc.load_u64(index, 0, Ordering::Relaxed), word]))
 }
 
 /// What tells the used words of one lap from those of the next.
@@ -370,7 +479,7 @@ impl Rules<'_> {
                 return Ok((descriptor.link, slots));
             }
             position = position.forward(1, self.size);
-            descriptor = Descriptor::from_packed(descriptor::load(self.ring, position.index));
+            descriptor = Descriptor::from_packed(descriptor::load(self.ring.entries(), position.index));
         }
         let overrun = self.room < self.size.min(CHAIN_DESCRIPTORS_MAX);
         Err(if overrun { DriverFault::RingOverrun } else { DriverFault::ChainTooLong })

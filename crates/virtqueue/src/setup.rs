@@ -1,7 +1,7 @@
 //! What a queue is made of before it runs: size, areas, features, position.
 
 use crate::descriptor::DESCRIPTOR_SIZE;
-use guestmem::{DirtyLog, GuestAddr, GuestMemory, MemArea, MemTable};
+use guestmem::{DirtyLog, Entries, GuestAddr, GuestMemory, MemArea, MemTable};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -179,6 +179,8 @@ pub(crate) fn area_lens(size: QueueSize, features: RingFeatures) -> (usize, usiz
 
 /// Descriptors of either form.
 pub(crate) type Descriptors = MemTable<DESCRIPTOR_SIZE, 8>;
+/// The same, for a loop over many of them.
+pub(crate) type DescriptorEntries<'t> = Entries<'t, DESCRIPTOR_SIZE, 8>;
 /// Entries of a split ring's available ring: the head's index.
 pub(crate) type AvailEntries = MemTable<2, 2>;
 /// Entries of a split ring's used ring: id and length, 32 bits each.

@@ -4,6 +4,7 @@ use crate::burst::{Burst, Chain};
 use crate::descriptor::{self, Descriptor, INDIRECT, NEXT};
 use crate::event::{self, NO_INTERRUPT, NO_NOTIFY};
 use crate::fault::DriverFault;
+use crate::fill::{self, Ready};
 use crate::in_order::Used;
 use crate::setup::{
     Areas, AvailEntries, Descriptors, Endian, QueueSetup, RingState, SetupFault, UsedEntries, host_u16,
@@ -116,40 +117,102 @@ impl SplitRing {
         };
         burst.reserve(count);
         let segments_max = burst.segments.len() + SEGMENTS_PER_POP;
-        let (first, mask) = (self.next_avail, self.size - 1);
+        let first = self.next_avail;
+        let mut lookup = memory.lookup();
         let mut fault = None;
         let mut popped = 0;
-        while popped < count {
-            let sequence = first.wrapping_add(popped as u16);
-            let entry = self.avail_entries.load_u16(usize::from(sequence & mask), 0, Ordering::Relaxed);
-            let head = host_u16(entry, BIG);
-            if head >= self.size {
-                fault = Some(DriverFault::DescriptorIndex);
-                break;
-            }
-            let descriptor = Descriptor::from_split(descriptor::load(&self.desc, head), BIG);
-            let single = walk::single(memory, &mut self.hints, burst, &descriptor, head, sequence);
-            if !single {
-                fault = self.walk::<BIG>(memory, burst, head, descriptor, sequence).err();
-                if fault.is_some() {
-                    break;
+        while popped < count && burst.segments.len() < segments_max {
+            let mut hints = self.hints;
+            let next = first.wrapping_add(popped as u16);
+            let (taken, end) = self.scan::<BIG>(next, count - popped, |head, sequence, descriptor| {
+                walk::single(&mut lookup, &mut hints, burst, descriptor, head, sequence)
+            });
+            self.hints = hints;
+            popped += usize::from(taken);
+            let walked = match end {
+                End::All => break,
+                End::NoIndex => Err(DriverFault::DescriptorIndex),
+                End::Other { head, descriptor } => {
+                    self.walk::<BIG>(memory, burst, head, descriptor, next.wrapping_add(taken))
                 }
+            };
+            if let Err(broken) = walked {
+                fault = Some(broken);
+                break;
             }
             popped += 1;
-            if !single && burst.segments.len() >= segments_max {
-                break;
-            }
         }
         self.next_avail = first.wrapping_add(popped as u16);
-        self.prefetch::<BIG>(popped);
+        self.prefetch::<BIG>(self.next_avail, popped);
         (popped, fault)
     }
 
-    /// Brings closer what comes after a pop of `count` chains: the ring's lines that their completions will be written to,
-    /// and the descriptors of the next pop, as far as they are known to be there. They lie in the cache of the driver's
+    /// Copies of the next buffers into `ready`, as long as they are there and of the plain kind; returns how many. Nothing moves on.
+    /// A ring of big endian has none.
+    #[inline(never)]
+    pub(crate) fn look<'m>(&mut self, memory: &'m GuestMemory, ready: &mut [Ready<'m>]) -> usize {
+        if self.big {
+            return 0;
+        }
+        let count = self.available(ready.len()).map_or(0, |available| available.min(ready.len()));
+        let (mut lookup, mut hint) = (memory.lookup(), self.hints.buffer);
+        let mut places = ready.iter_mut();
+        let (found, _) = self.scan::<false>(self.next_avail, count, |head, _, descriptor| {
+            let Some(buffer) = fill::writable(&mut lookup, &mut hint, descriptor) else { return false };
+            let Some(place) = places.next() else { return false };
+            *place = Ready { buffer, id: head, written: 0 };
+            true
+        });
+        self.hints.buffer = hint;
+        self.prefetch::<false>(self.next_avail.wrapping_add(found), found.into());
+        found.into()
+    }
+
+    /// Hands the `count` chains from entry `next` of the available ring on to `take`, each by its head, its place and the copy of its
+    /// first descriptor, until it takes one not. Returns how many were taken, and why no more. Nothing moves on.
+    #[inline(always)]
+    fn scan<const BIG: bool>(
+        &self,
+        next: u16,
+        count: usize,
+        mut take: impl FnMut(u16, u16, &Descriptor) -> bool,
+    ) -> (u16, End) {
+        let (desc, entries, size) = (self.desc.entries(), self.avail_entries.entries(), self.size);
+        for taken in 0..count as u16 {
+            let place = next.wrapping_add(taken);
+            let entry = entries.load_u16(usize::from(place & (size - 1)), 0, Ordering::Relaxed);
+            let head = host_u16(entry, BIG);
+            if head >= size {
+                return (taken, End::NoIndex);
+            }
+            let descriptor = Descriptor::from_split(descriptor::load(desc, head), BIG);
+            if !take(head, place, &descriptor) {
+                return (taken, End::Other { head, descriptor });
+            }
+        }
+        (count as u16, End::All)
+    }
+
+    /// Takes the buffers that were looked at and filled out of the ring and puts their used entries into it, as [`Self::put_used`].
+    #[inline(always)]
+    pub(crate) fn put_filled(&mut self, filled: &[Ready<'_>]) {
+        let (entries, mask) = (self.used_entries.entries(), self.size - 1);
+        let mut next = self.next_used;
+        for Ready { id, written, .. } in filled {
+            let slot = usize::from(next & mask);
+            entries.store_u32(slot, 0, u32::from(*id).to_le(), Ordering::Relaxed);
+            entries.store_u32(slot, 4, written.to_le(), Ordering::Relaxed);
+            next = next.wrapping_add(1);
+        }
+        self.next_used = next;
+        self.next_avail = self.next_avail.wrapping_add(filled.len() as u16);
+    }
+
+    /// Brings closer what comes after a pop of `count` chains, up to entry `next`: the ring's lines that their completions will be written
+    /// to, and the descriptors of the next pop, as far as they are known to be there. They lie in the cache of the driver's
     /// processor.
     #[inline(always)]
-    fn prefetch<const BIG: bool>(&self, count: usize) {
+    fn prefetch<const BIG: bool>(&self, next: u16, count: usize) {
         /// Entries of the used ring in a cache line.
         const USED_A_LINE: usize = 64 / USED_ENTRY_SIZE;
         let mask = usize::from(self.size - 1);
@@ -157,9 +220,9 @@ impl SplitRing {
         for step in (0..lines).step_by(USED_A_LINE) {
             self.used_entries.prefetch(usize::from(self.next_used).wrapping_add(step) & mask, true);
         }
-        let known = usize::from(self.seen_avail.wrapping_sub(self.next_avail));
+        let known = usize::from(self.seen_avail.wrapping_sub(next));
         for step in 0..known.min(count) {
-            let place = usize::from(self.next_avail).wrapping_add(step) & mask;
+            let place = usize::from(next).wrapping_add(step) & mask;
             let head = host_u16(self.avail_entries.load_u16(place, 0, Ordering::Relaxed), BIG);
             self.desc.prefetch(usize::from(head) & mask, false);
         }
@@ -316,6 +379,16 @@ impl SplitRing {
     }
 }
 
+/// Why a scan went no further.
+enum End {
+    /// All were taken.
+    All,
+    /// The next head is no index of the descriptor table.
+    NoIndex,
+    /// The next chain was not taken.
+    Other { head: u16, descriptor: Descriptor },
+}
+
 /// What following a chain through the descriptor table needs.
 struct Rules<'r> {
     table: &'r Descriptors,
@@ -349,7 +422,7 @@ impl Rules<'_> {
             if descriptor.link >= self.size {
                 return Err(DriverFault::DescriptorIndex);
             }
-            descriptor = Descriptor::from_split(descriptor::load(self.table, descriptor.link), BIG);
+            descriptor = Descriptor::from_split(descriptor::load(self.table.entries(), descriptor.link), BIG);
         }
         Err(DriverFault::ChainTooLong)
     }

@@ -7,7 +7,7 @@
 use crate::burst::{Burst, Chain};
 use crate::descriptor::{DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, WRITE};
 use crate::fault::DriverFault;
-use guestmem::{GuestAddr, GuestMemory, MemSlice, RegionHint};
+use guestmem::{GuestAddr, GuestMemory, Lookup, MemSlice, RegionHint};
 
 /// Descriptors of one chain at most, those in the ring and those in an indirect table together.
 ///
@@ -40,20 +40,18 @@ pub(crate) struct Hints {
 /// nothing was done and a [`Walk`] finds out, from the same copy of the descriptor.
 #[inline(always)]
 pub(crate) fn single<'m>(
-    memory: &'m GuestMemory,
+    lookup: &mut Lookup<'m>,
     hints: &mut Hints,
     burst: &mut Burst<'m>,
     descriptor: &Descriptor,
     id: u16,
     sequence: u16,
 ) -> bool {
-    let len = descriptor.len as usize;
-    if descriptor.is(NEXT | INDIRECT) || len == 0 {
+    if descriptor.is(NEXT | INDIRECT) || descriptor.len == 0 {
         return false;
     }
-    let Some(run) = memory.run(descriptor.addr, len, &mut hints.buffer).filter(|run| run.len() == len) else {
-        return false;
-    };
+    let len = descriptor.len as usize;
+    let Some(run) = lookup.whole(descriptor.addr, len, &mut hints.buffer) else { return false };
     let is_writable = descriptor.is(WRITE) && !hints.readable_only;
     run.prefetch(is_writable);
     let (one, len) = (1, descriptor.len);
@@ -222,8 +220,8 @@ impl<'w, 'm> Walk<'w, 'm> {
             slots,
             sequence,
             first: self.first as u32,
-            readable: (self.readable_end - self.first) as u32,
-            writable: (segments - self.readable_end) as u32,
+            readable: (self.readable_end - self.first) as u16,
+            writable: (segments - self.readable_end) as u16,
             readable_len: self.readable_len as u32,
             writable_len: self.writable_len as u32,
         });

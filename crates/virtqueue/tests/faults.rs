@@ -94,8 +94,27 @@ impl Hand {
             assert_eq!(queue.pop(&self.memory, &mut burst, 8), Err(fault));
             assert_eq!(queue.fault(), Some(fault));
             assert!(!queue.has_available() && !queue.enable_notify() && burst.is_empty());
+            assert_eq!(queue.fill(&self.memory, 8, |_| Some(1)), 0, "a retired queue is not filled");
+            self.fill_then_pop(0, fault);
         }
         first
+    }
+}
+
+impl Hand {
+    /// The short way fills `good` buffers, hands out no other one, and leaves the naming of `fault` to a pop.
+    fn fill_then_pop(&self, good: usize, fault: DriverFault) {
+        let mut queue = DeviceQueue::new(&self.memory, &self.setup, RingState::default()).unwrap();
+        let mut handed = 0;
+        let filled = queue.fill(&self.memory, 8, |buffer| {
+            assert_eq!(self.memory.guest_of_slice(&buffer), Some(GuestAddr(DATA)));
+            handed += 1;
+            Some(4)
+        });
+        assert_eq!((filled, handed, queue.fault()), (good, good, None), "{fault:?}");
+        assert_eq!(queue.pop(&self.memory, &mut Burst::new(), 8), Err(fault));
+        assert_eq!(queue.fill(&self.memory, 8, |_| Some(1)), 0);
+        assert_eq!((queue.fault(), queue.flush()), (Some(fault), good != 0));
     }
 }
 
@@ -299,6 +318,60 @@ fn readable_after_writable() {
         },
         DriverFault::WritableBeforeReadable,
     );
+}
+
+/// Every fault of a chain that stands behind buffers of the plain kind, which are filled.
+#[test]
+fn a_fault_behind_filled_buffers_has_its_name() {
+    let wild = [(END, 1), (END - 4, 8), (u64::MAX, 1), (u64::MAX - 7, 16), (DATA, u32::MAX)];
+    let mut broken: Vec<(u64, u32, u16, u16, DriverFault)> =
+        wild.map(|(addr, len)| (addr, len, WRITE, 2, DriverFault::AddressRange)).into();
+    broken.extend([
+        (DATA, 0, WRITE, 2, DriverFault::ZeroLength),
+        (DATA, 8, WRITE | NEXT, 2, DriverFault::ChainTooLong),
+        (DATA, 8, WRITE | NEXT, 3, DriverFault::WritableBeforeReadable),
+        (TABLE, 16, WRITE | INDIRECT | NEXT, 2, DriverFault::IndirectWithNext),
+        (TABLE, 8, WRITE | INDIRECT, 2, DriverFault::IndirectTableSize),
+        (END, 16, WRITE | INDIRECT, 2, DriverFault::IndirectTableRange),
+        (TABLE, 16, WRITE | INDIRECT, 2, DriverFault::IndirectInIndirect),
+        (TABLE, 16 * 1025, WRITE | INDIRECT, 2, DriverFault::ChainTooLong),
+    ]);
+    for packed in [false, true] {
+        for &(addr, len, flags, link, fault) in &broken {
+            if packed && (len, fault) == (8, DriverFault::ChainTooLong) {
+                // A packed chain has no loop: this one ends where it comes to the buffers that were filled.
+                continue;
+            }
+            let hand = Hand::new(packed);
+            hand.descriptor(TABLE, 0, TABLE, 16, INDIRECT, 0);
+            (0..8).for_each(|index| hand.ring(index, DATA, 8, WRITE, index as u16));
+            if fault == DriverFault::WritableBeforeReadable {
+                hand.ring(3, DATA, 8, 0, 3);
+            }
+            hand.ring(2, addr, len, flags, link);
+            hand.available(&[0, 1, 2, 4]);
+            hand.fill_then_pop(2, fault);
+        }
+    }
+    let hand = Hand::new(false);
+    (0..8).for_each(|index| hand.ring(index, DATA, 8, WRITE, 0));
+    hand.available(&[0, 1, 8]);
+    hand.fill_then_pop(2, DriverFault::DescriptorIndex);
+    hand.avail_index(9);
+    hand.fill_then_pop(0, DriverFault::AvailIndexJump);
+}
+
+/// A driver that makes descriptors available in the next lap, before they were used.
+#[test]
+fn a_ring_is_filled_once_a_lap() {
+    let hand = Hand::new(true);
+    (0..8).for_each(|index| hand.ring(index, DATA, 8, WRITE, 0));
+    let mut queue = DeviceQueue::new(&hand.memory, &hand.setup, RingState::default()).unwrap();
+    let mut burst = Burst::new();
+    assert_eq!(queue.pop(&hand.memory, &mut burst, 8), Ok(8));
+    (0..8).for_each(|index| hand.descriptor(0, index, DATA, 8, WRITE | 1 << 15, 0));
+    assert_eq!(queue.fill(&hand.memory, 8, |_| Some(1)), 0);
+    assert_eq!(queue.pop(&hand.memory, &mut burst, 8), Err(DriverFault::RingOverrun));
 }
 
 #[test]

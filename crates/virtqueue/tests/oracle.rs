@@ -114,6 +114,18 @@ impl Both {
         Ok(readable.chain(burst.writable(&chain).iter().map(piece(true))).collect())
     }
 
+    /// The buffer that is filled the short way, if the chain is of that kind.
+    fn filled(&self) -> Option<Buffer> {
+        let mut queue = DeviceQueue::new(&self.ours, &self.setup, RingState::default()).unwrap();
+        let mut handed = None;
+        let filled = queue.fill(&self.ours, 8, |buffer| {
+            handed = Some((self.ours.guest_of_slice(&buffer).unwrap().0, buffer.len() as u32, true));
+            Some(0)
+        });
+        assert_eq!(filled, usize::from(handed.is_some()));
+        handed
+    }
+
     /// What the peer yields: buffers, and whether the last one ends the chain.
     fn peers(&self) -> (Vec<Buffer>, bool) {
         let mut queue = Queue::new(SIZE).unwrap();
@@ -161,10 +173,14 @@ impl Both {
 fn chains_are_what_the_peer_sees() {
     let both = Both::new();
     let mut random = Random::new(2026);
-    let (mut good, mut bad) = (0, 0);
+    let (mut good, mut bad, mut filled) = (0, 0, 0);
     for case in 0..200_000 {
         both.randomise(&mut random);
         let (ours, peers) = (both.ours(), both.verdict(both.peers()));
+        if let Some(buffer) = both.filled() {
+            assert_eq!(peers.as_deref(), Some(&[buffer][..]), "case {case}");
+            filled += 1;
+        }
         match (ours, peers) {
             (Ok(ours), Some(peers)) => {
                 assert_eq!(ours, peers, "case {case}");
@@ -176,7 +192,7 @@ fn chains_are_what_the_peer_sees() {
             (ours, peers) => panic!("case {case}: ours {ours:?}, the peer's {peers:?}"),
         }
     }
-    assert!(good > 20_000 && bad > 20_000, "{good} good, {bad} bad");
+    assert!(good > 20_000 && bad > 20_000 && filled > 5_000, "{good} good, {bad} bad, {filled} filled");
 }
 
 /// Used entries and indexes land where the peer's own device side puts them.

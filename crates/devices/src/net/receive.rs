@@ -112,9 +112,18 @@ pub fn deliver_burst<'m>(
     software: &mut Software,
     frames: &[Frame<'_>],
 ) -> Result<Delivered, DriverFault> {
-    queue.pop(memory, burst, frames.len())?;
-    let mut filler = Filler { queue, memory, burst, rules };
     let mut delivered = Delivered::default();
+    let filled = fill_plain(queue, memory, rules, frames, &mut delivered);
+    let frames = &frames[filled..];
+    if filled == 0 {
+        queue.pop(memory, burst, frames.len())?;
+    } else if frames.is_empty() {
+        return Ok(delivered);
+    }
+    let mut filler = Filler { queue, memory, burst, rules };
+    if filled != 0 {
+        filler.pop(frames.len());
+    }
     for (index, frame) in frames.iter().enumerate() {
         if rules.accepts.takes(&frame.offload) {
             let placed = filler.place(frame);
@@ -147,6 +156,32 @@ pub fn deliver_burst<'m>(
         filler.queue.unpop(chain);
     }
     Ok(delivered)
+}
+
+/// The short way for the first of `frames`, as long as each goes as it is into one buffer of the plain kind; returns how many did.
+#[inline(always)]
+fn fill_plain(
+    queue: &mut DeviceQueue,
+    memory: &GuestMemory,
+    rules: &ReceiveRules,
+    frames: &[Frame<'_>],
+    delivered: &mut Delivered,
+) -> usize {
+    let header_len = rules.format.len() as u32;
+    let (mut left, mut bytes) = (frames.iter(), 0);
+    let filled = queue.fill(memory, frames.len(), |buffer| {
+        let frame = left.next()?;
+        let total = header_len + frame.len();
+        let is_taken = frame.offload == Offload::None || rules.accepts.takes(&frame.offload);
+        if buffer.len() < total as usize || !is_taken {
+            return None;
+        }
+        write_single(rules, frame, buffer);
+        bytes += u64::from(frame.len());
+        Some(total)
+    });
+    (delivered.frames, delivered.bytes) = (filled as u32, bytes);
+    filled
 }
 
 impl Delivered {
@@ -252,19 +287,9 @@ impl Filler<'_, '_> {
 fn write_whole(rules: &ReceiveRules, frame: &Frame<'_>, target: &[MemSlice<'_>]) {
     let header_len = rules.format.len();
     let front = header_len + frame.head.len();
-    match target.first() {
-        Some(first) if first.len() >= front => {
-            if frame.offload == Offload::None {
-                first.write(&rules.plain[..header_len]);
-            } else {
-                // Made just now, so in the words that it was made in.
-                let header = rules.header(frame, 1);
-                let (low, high) = header.split_at(8);
-                first.write(low);
-                first.split_at(8).1.write(&high[..header_len - 8]);
-            }
-            first.split_at(header_len).1.write(frame.head);
-        }
+    match target {
+        [single] => return write_single(rules, frame, *single),
+        [first, ..] if first.len() >= front => write_front(rules, frame, *first),
         _ => {
             write_segments(target, 0, &rules.header(frame, 1)[..header_len]);
             write_segments(target, header_len, frame.head);
@@ -274,6 +299,41 @@ fn write_whole(rules: &ReceiveRules, frame: &Frame<'_>, target: &[MemSlice<'_>])
     if rest != 0 {
         copy_segments(frame.rest, frame.skip as usize, target, front, rest);
     }
+}
+
+/// As [`write_whole`], into one piece.
+#[inline(always)]
+fn write_single(rules: &ReceiveRules, frame: &Frame<'_>, target: MemSlice<'_>) {
+    write_front(rules, frame, target);
+    let rest = frame.len as usize - frame.head.len();
+    if rest != 0 {
+        let front = rules.format.len() + frame.head.len();
+        copy_segments(frame.rest, frame.skip as usize, &[target], front, rest);
+    }
+}
+
+/// Writes header and head to the beginning of `target`, which has room for both.
+#[inline(always)]
+fn write_front(rules: &ReceiveRules, frame: &Frame<'_>, target: MemSlice<'_>) {
+    let header_len = rules.format.len();
+    if frame.offload != Offload::None {
+        write_header(rules, frame, target);
+    } else if header_len == HEADER_LEN_MAX {
+        target.write(&rules.plain);
+    } else {
+        target.write(&rules.plain[..header_len]);
+    }
+    target.split_at(header_len).1.write(frame.head);
+}
+
+/// Writes the header of a frame that something is to be said about.
+#[inline(never)]
+fn write_header(rules: &ReceiveRules, frame: &Frame<'_>, target: MemSlice<'_>) {
+    // Made just now, so in the words that it was made in.
+    let header = rules.header(frame, 1);
+    let (low, high) = header.split_at(8);
+    target.write(low);
+    target.split_at(8).1.write(&high[..rules.format.len() - 8]);
 }
 
 /// A frame that is read from front to back, so that many small buffers do not walk its list again and again.

@@ -68,10 +68,11 @@ impl Protocol {
     }
 
     pub(super) fn receive(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), ProtocolFault> {
-        Ok(match self {
+        match self {
             Self::VhostUser(session) => session.receive(bytes, fds)?,
             Self::VfioUser(function) => function.session.receive(bytes, fds)?,
-        })
+        }
+        Ok(())
     }
 
     /// The next event that is not settled here.

@@ -45,6 +45,7 @@ fn the_reader_knows_the_keys_that_are_listed() {
         ("[switch.a]\n", keys::SWITCH),
         ("[port.a]\n", keys::PORT),
         ("[port.a.vhost-user]\n", keys::VHOST_USER),
+        ("[port.a.vfio-user]\n", keys::VFIO_USER),
         ("[port.a.tap]\n", keys::TAP),
         ("[port.a.macvtap]\n", keys::MACVTAP),
         ("[port.a.packet]\n", keys::PACKET),

@@ -417,7 +417,7 @@ fn mistakes_of_vlans_and_fdb() {
 #[test]
 fn mistakes_of_attachments() {
     check(&[
-        (plain!("qmp = '/q'"), "5 port.up.qmp", "no guest's", "vhost-user only"),
+        (plain!("qmp = '/q'"), "5 port.up.qmp", "no guest's", "vhost-user or vfio-user only"),
         (guest!("qmp = 1"), "6 port.web.qmp", "is an integer, not a table", "{ socket"),
         (guest!("qmp = {}"), "6 port.web.qmp", "has no socket", "socket ="),
         (guest!("qmp = { socket = '/q', nic = '' }"), "6 port.web.qmp.nic", "no name", "net0"),

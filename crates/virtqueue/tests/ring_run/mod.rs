@@ -116,7 +116,10 @@ impl Run {
         match input.byte() % 12 {
             0..=2 => self.write_descriptor(input),
             3 | 4 => self.make_available(input),
-            5 | 6 => self.pop(memory, &mut burst, usize::from(input.byte() % 40)),
+            5 | 6 => match input.byte() {
+                max @ 200.. => self.fill(memory, usize::from(max - 200), input),
+                max => self.pop(memory, &mut burst, usize::from(max % 40)),
+            },
             7 => self.complete(&burst, input),
             8 => self.unpop(),
             9 => _ = self.queue.flush(),
@@ -209,6 +212,26 @@ impl Run {
             assert!(in_flight <= size, "{in_flight} descriptors in flight");
         }
         assert!(self.held.len() <= size, "{} chains in flight", self.held.len());
+    }
+
+    /// Fills up to `max` buffers the short way.
+    fn fill(&mut self, memory: &GuestMemory, max: usize, input: &mut Input<'_>) {
+        let before = self.queue.state();
+        let mut left = usize::from(input.byte() % 40);
+        let mut handed = 0;
+        let filled = self.queue.fill(memory, max, |buffer| {
+            assert!(!buffer.is_empty());
+            let start = memory.guest_of_slice(&buffer).expect("inside the memory");
+            assert!(memory.slice(start, buffer.len()).is_some(), "inside one region");
+            handed += 1;
+            buffer.fill(0xA5);
+            left = left.checked_sub(1)?;
+            Some(input.len())
+        });
+        assert!(filled <= max && filled <= handed && handed <= filled + 1);
+        assert!(filled == 0 || self.fault.is_none(), "a retired queue was filled");
+        assert!(filled != 0 || self.queue.state() == before);
+        self.popped += filled as u64;
     }
 
     /// What every chain promises.
