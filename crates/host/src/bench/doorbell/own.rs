@@ -17,6 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// The transmit queue of the only pair, and its entries.
 const QUEUE: u16 = 1;
@@ -31,6 +32,9 @@ const POSTED: u64 = 100;
 /// Writes with a reply, and of what takes next to no time, in one run.
 const ANSWERED: u64 = 50;
 const CHEAP: u64 = 5000;
+
+/// How long a worker may take to look at a queue that was kicked.
+const KICK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One way to ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,20 +190,17 @@ impl Own {
 
     /// How often the worker was woken for the queue since then: at least once, as soon as it gets its turn.
     fn kicked_since(&self, before: u64) -> Result<u64> {
-        let end = std::time::Instant::now() + KICK_TIMEOUT;
+        let end = Instant::now() + KICK_TIMEOUT;
         loop {
             let kicks = self.kicks() - before;
             if kicks > 0 {
                 return Ok(kicks);
             }
-            ensure!(std::time::Instant::now() < end, "the worker saw no kick in {KICK_TIMEOUT:?}");
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            ensure!(Instant::now() < end, "the worker saw no kick in {KICK_TIMEOUT:?}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
-
-/// How long a worker may take to look at a queue that was kicked.
-const KICK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The page of doorbells, mapped as a driver's VMM maps it.
 fn page(client: &mut Client) -> Result<MemArea> {
