@@ -1,9 +1,10 @@
 //! The same ports over vfio-user and over vhost-user: what it costs that Ringway is the whole PCI function.
 //!
-//! Two stations send frames of 64 bytes round as in [`workers`](super::workers), with one thread on the generator's processor, and
-//! Ringway has one pool worker on the other. Only the ports differ: vhost-user; vfio-user with the doorbells of a mapped page;
-//! vfio-user with doorbells that are messages. The first two also with a worker that always polls. Rings, memory and features are the same, which is checked. Beside the ports over vfio-user a thread
-//! reads 4 KiB of their configuration space every 50 ms, as a guest's tools may: its processor time is the ports' own cost.
+//! Two stations send frames of 64 bytes round as in [`workers`](super::workers), with one thread on the generator's processor,
+//! and Ringway has one worker on the other. Only the ports differ: vhost-user; vfio-user with the doorbells of a mapped page;
+//! vfio-user with doorbells that are messages. The first two also with a worker that always polls. Rings, memory and features
+//! are the same: each feature that is wanted is needed. Beside the ports over vfio-user a thread reads 4 KiB of their
+//! configuration space every 50 ms, as a guest's tools may: its processor time is the ports' own cost.
 //!
 //! A doorbell that is a message is also measured alone: written and answered, next to the write of a kick's eventfd.
 
