@@ -43,7 +43,7 @@ enum Bench {
         /// Only systems whose name contains this, such as Ringway, OVS or kernel
         #[arg(long, default_value = "")]
         system: String,
-        /// Only cases whose name contains this, such as "64 B", packed, TSO, request, idle or workers
+        /// Only cases whose name contains this, such as "64 B", packed, TSO, request, idle, vfio-user or workers
         #[arg(long, default_value = "")]
         case: String,
         /// Rounds over all systems and cases

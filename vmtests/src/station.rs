@@ -2,17 +2,19 @@
 //!
 //! What the benches send through it is decided frame by frame, so they can use what testpmd cannot: whole TSO frames whose
 //! arrival is checked, and one frame at a time with a driver that sleeps. The rings are those of the crate `virtqueue`; the
-//! session is spoken by the crate `vhost`. A station is made for one device and given to it by [`Station::attach`], or
+//! session is spoken by the crate `vhost`, or by `vfio_user` where the port is a whole function. A station is made for one device and given to it by [`Station::attach`], or
 //! served in this process ([`Station::receive_ring`], [`Station::transmit_ring`]).
 //!
 //! A frame is sent from one slot of fixed size, given back when the device has used it. Receive buffers are posted again as
 //! soon as they were looked at. As a Linux guest does, a station asks for no calls while it works, and for none at all about
 //! what it has sent.
 
+mod function;
 mod ram;
 mod rings;
 mod session;
 
+pub use function::{CONFIG_LEN, Function, Registers};
 pub use ram::{Pages, Ram};
 pub use rings::Ring;
 pub(crate) use rings::eventfd;
@@ -21,6 +23,7 @@ pub use session::{Session, Socket};
 use anyhow::{Context, ensure};
 use devices::net::Features;
 use guestmem::{GuestAddr, GuestMemory, MemSlice};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes of a virtio-net header with the number of buffers (virtio 1.3 §5.1.6).
@@ -67,6 +70,7 @@ pub struct Received {
 pub struct Station {
     // First, so that the rings are stopped before their memory goes.
     session: Option<Session>,
+    function: Option<Function>,
     ram: Ram,
     memory: Arc<GuestMemory>,
     receive: Ring,
@@ -92,7 +96,18 @@ impl Station {
         let slots = ram.take(u64::from(shape.slots) * slot, 4096)?;
         let memory = Arc::clone(ram.memory());
         let free = (0..shape.slots).rev().collect();
-        let mut station = Self { session: None, ram, memory, receive, transmit, shape, buffers, slots, free };
+        let mut station = Self {
+            session: None,
+            function: None,
+            ram,
+            memory,
+            receive,
+            transmit,
+            shape,
+            buffers,
+            slots,
+            free,
+        };
         for buffer in 0..shape.ring {
             station.post(u64::from(buffer))?;
         }
@@ -109,6 +124,34 @@ impl Station {
         session.start(&station.ram, [&station.receive, &station.transmit])?;
         station.session = Some(session);
         Ok(station)
+    }
+
+    /// A station at the vfio-user port behind `socket`, whose doorbells are a mapped page where there is one; else as [`Station::attach`].
+    ///
+    /// Errors: as [`Function::open`] and [`Station::new`]; a function that refuses.
+    pub fn attach_function(
+        socket: &Path,
+        shape: Shape,
+        wanted: Features,
+        needed: Features,
+    ) -> anyhow::Result<Self> {
+        let mut function = Function::open(socket, wanted, needed)?;
+        let mut station = Self::new(shape, function.features)?;
+        function.start(&station.ram, [&mut station.receive, &mut station.transmit])?;
+        station.function = Some(function);
+        Ok(station)
+    }
+
+    /// The features of its session or function; none of a station for a device in this process.
+    pub fn features(&self) -> Features {
+        let session = self.session.as_ref().map(|session| session.features);
+        let function = self.function.as_ref().map(|function| function.features);
+        session.or(function).unwrap_or(Features::empty())
+    }
+
+    /// The registers of its function, if it has one.
+    pub fn registers(&self) -> Option<Registers> {
+        self.function.as_ref().map(Function::registers)
     }
 
     /// The memory, for a device in this process.

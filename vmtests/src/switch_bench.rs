@@ -7,11 +7,12 @@
 //! threads had their processor nearly all the time by the kernel's account; if no window of a cell did, the best ones are
 //! taken and that is said. Each figure is the median over all windows of a cell.
 //!
-//! Whole TSO frames ([`tso`]), one frame at a time ([`latency`]) and two workers against one ([`workers`]) come from guests
+//! Whole TSO frames ([`tso`]), one frame at a time ([`latency`]), ports over vfio-user ([`functions`]) and two workers against one ([`workers`]) come from guests
 //! of our own ([`station`](crate::station)), on the same processors.
 
 mod device;
 mod ends;
+mod functions;
 mod latency;
 mod taps;
 mod tso;
@@ -175,6 +176,7 @@ pub fn run(effort: &Effort, mut show: impl FnMut(&[Row]) -> anyhow::Result<()>) 
         show(&tso::measure(&bench).context("whole TSO frames")?)?;
         show(&latency::measure(&bench).context("request/response")?)?;
     }
+    show(&functions::measure(effort).context("vfio-user against vhost-user")?)?;
     show(&workers::measure(effort).context("two workers against one")?)
 }
 

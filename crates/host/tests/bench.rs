@@ -111,6 +111,54 @@ fn elvis_polls_without_kicks() {
     }
 }
 
+/// Cycles depend on the machine; counts do not. Without `/dev/kvm` the guest's rows are missing, and the sentence says why.
+#[test]
+fn doorbell_counts_every_access_as_an_exit_or_an_event() {
+    let chart = chart("doorbell", "0.6", &["doorbell", "cycles per access, least", "Without a guest"]);
+    let measured = &chart["measurements"];
+    let sentence = chart["verdict"]["sentence"].as_str().expect("a sentence");
+    let rows = measured["rows"].as_array().expect("rows");
+    let own = ["eventfd", "posted-sent", "posted-kicked", "answered", "mapped"];
+    let guest = [
+        "port-exit",
+        "mmio-exit",
+        "port-any",
+        "port-match",
+        "port-zero",
+        "mmio-any",
+        "mmio-match",
+        "mmio-zero",
+    ];
+    let ways: Vec<&str> = rows.iter().filter_map(|row| row["way"].as_str()).collect();
+    match measured["kvm_missing"].as_str() {
+        Some(why) => {
+            assert!(std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err(), "{why}");
+            assert!(sentence.contains(why), "{sentence}");
+            assert_eq!(ways, own);
+        }
+        None => {
+            assert_eq!(ways, [&guest[..], &own[..]].concat());
+            assert!(number(measured, "empty_loop_cycles") > 0.0);
+        }
+    }
+    let is_software = measured["kvm"]["hardware"] == false && measured["kvm_missing"].is_null();
+    assert_eq!(sentence.contains("not representative"), is_software, "{sentence}");
+    for row in rows {
+        let (way, accesses) = (row["way"].as_str().expect("a way"), number(row, "accesses"));
+        let (exits, events) = (number(row, "exits"), number(row, "events"));
+        assert!(accesses > 0.0 && number(row, "runs") >= 1.0, "{row}");
+        match way {
+            "port-exit" | "mmio-exit" => assert_eq!((exits, events), (accesses, 0.0), "{row}"),
+            "mapped" => assert_eq!((exits, events), (0.0, 0.0), "nobody is told: {row}"),
+            // A worker that was not back asleep is woken once for several writes.
+            "posted-sent" | "posted-kicked" | "answered" => {
+                assert!(exits == 0.0 && events >= 1.0 && events <= accesses, "{row}");
+            }
+            _ => assert_eq!((exits, events), (0.0, accesses), "{row}"),
+        }
+    }
+}
+
 /// Needs root, as the chart does, and Linux 6.6.
 #[test]
 fn zero_copy_copies_heads_and_loses_nothing() {

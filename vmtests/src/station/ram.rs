@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use guestmem::{FrontendAddr, GuestAddr, GuestMemory, Mapping, Region};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use vhost::VhostUserMemoryRegionInfo;
 
@@ -69,6 +69,11 @@ impl Ram {
     /// The front-end's address of an address of the station, as ring addresses are sent.
     pub(super) fn frontend_addr(&self, addr: GuestAddr) -> u64 {
         addr.0 - GUEST_BASE + FRONTEND_BASE
+    }
+
+    /// The memfd, and where in the station's addresses so many bytes of it lie: for a client's DMA_MAP.
+    pub(super) fn shared(&self) -> (BorrowedFd<'_>, GuestAddr, u64) {
+        (self.file.as_fd(), GuestAddr(GUEST_BASE), self.len)
     }
 
     /// The region as SET_MEM_TABLE sends it. The descriptor stays ours.

@@ -1,13 +1,34 @@
 //! One ring of a station: the driver's side of a split virtqueue with its two descriptors.
 
+use super::function::Registers;
 use super::ram::Ram;
 use anyhow::Context;
 use devices::net::Features;
+use guestmem::MemArea;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use virtqueue::{DriverQueue, QueueSetup, QueueSize, RingFeatures};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// What a driver rings.
+#[derive(Clone)]
+pub(super) enum Doorbell {
+    /// The kick's eventfd.
+    Kick,
+    /// A word in a mapped page; nobody is woken, the device looks by itself.
+    Mapped {
+        /// The page.
+        area: MemArea,
+        /// In bytes.
+        offset: usize,
+        /// What is written.
+        queue: u16,
+    },
+    /// A register, by a message that is answered.
+    Message(Registers),
+}
 
 /// A ring, and how each side wakes the other.
 pub struct Ring {
@@ -15,10 +36,12 @@ pub struct Ring {
     pub queue: DriverQueue,
     /// Where it lies.
     pub setup: QueueSetup,
-    /// Written by us when the device wants it.
+    /// Written by us when the device wants it, where the doorbell is a kick.
     pub kick: EventFd,
     /// Written by the device when we want it.
     pub call: EventFd,
+    /// What is rung when the device wants it.
+    pub(super) doorbell: Doorbell,
     /// Where we sleep for a call.
     bed: Epoll,
 }
@@ -37,13 +60,19 @@ impl Ring {
         queue.disable_call();
         let (kick, call, bed) = (eventfd()?, eventfd()?, Epoll::new()?);
         bed.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
-        Ok(Self { queue, setup, kick, call, bed })
+        Ok(Self { queue, setup, kick, call, doorbell: Doorbell::Kick, bed })
     }
 
     /// Shows the device everything that was added, and kicks it if it wants that.
     pub fn publish(&mut self) -> anyhow::Result<()> {
         if self.queue.publish() {
-            self.kick.write(1).context("kick")?;
+            match &self.doorbell {
+                Doorbell::Kick => self.kick.write(1).context("kick")?,
+                Doorbell::Mapped { area, offset, queue } => {
+                    area.store_u16(*offset, queue.to_le(), Ordering::Release);
+                }
+                Doorbell::Message(registers) => registers.ring()?,
+            }
         }
         Ok(())
     }

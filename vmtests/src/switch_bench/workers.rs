@@ -23,7 +23,7 @@ const PAIRS: usize = 2;
 /// Workers of the pool, in each cell.
 const WORKERS: [usize; 2] = [1, 2];
 /// Frames that each station sends at the beginning.
-const IN_FLIGHT: u16 = 128;
+pub(super) const IN_FLIGHT: u16 = 128;
 const SHAPE: Shape = Shape { ring: 512, buffer: 2048, slots: 512, frame: 128, pages: Pages::Ordinary };
 /// Frames that a station takes before it sends.
 const BURST: u64 = 64;
@@ -182,9 +182,9 @@ struct Shared {
 /// Counts of one station, written by its thread only. Alone in its cache lines.
 #[derive(Default)]
 #[repr(align(128))]
-struct Counters {
-    sent: AtomicU64,
-    arrived: AtomicU64,
+pub(super) struct Counters {
+    pub(super) sent: AtomicU64,
+    pub(super) arrived: AtomicU64,
     /// Nanoseconds in which it took frames and sent others.
     busy_ns: AtomicU64,
     /// Nanoseconds until it was stopped, its share where several have one thread.
@@ -198,8 +198,8 @@ impl Shared {
 }
 
 /// A station that sends one frame for each that arrives.
-struct Circle {
-    station: Station,
+pub(super) struct Circle {
+    pub(super) station: Station,
     frame: [u8; SMALL],
     expected: [u8; SMALL],
 }
@@ -241,13 +241,13 @@ fn drive(mut group: Vec<Circle>, first: usize, shared: &Shared) -> anyhow::Resul
 
 impl Circle {
     /// The station at a port, whose partner is at the one next to it.
-    fn new((port, station): (usize, Station)) -> Self {
+    pub(super) fn new((port, station): (usize, Station)) -> Self {
         let frame = |from, to| small_frame(from, to, 0);
         Self { station, frame: frame(port, port ^ 1), expected: frame(port ^ 1, port) }
     }
 
     /// Takes what has arrived, checks it, and posts the buffers again; how many frames.
-    fn take(&mut self, counters: &Counters) -> anyhow::Result<u64> {
+    pub(super) fn take(&mut self, counters: &Counters) -> anyhow::Result<u64> {
         let mut count = 0;
         while count < BURST {
             let Some(frame) = self.station.receive()? else { break };
@@ -262,7 +262,7 @@ impl Circle {
         Ok(count)
     }
 
-    fn send(&mut self, count: u64, counters: &Counters) -> anyhow::Result<()> {
+    pub(super) fn send(&mut self, count: u64, counters: &Counters) -> anyhow::Result<()> {
         if count == 0 {
             return Ok(());
         }
@@ -284,7 +284,7 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed) + amount, Relaxed);
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 

@@ -1,11 +1,13 @@
 //! `ringway bench`: the talk's charts on this host, with embedded guests and nothing to install, or with real ones ([`vm`]).
 //!
-//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`], [`zero_copy`]): it makes plans, has them measured, and
+//! A chart is a file of its own ([`memory`], [`layout`], [`fast_rx`], [`threads`], [`elvis`], [`zero_copy`], `doorbell`): it makes plans, has them measured, and
 //! draws what came out ([`chart`], [`picture`]). A plan is measured by [`traffic`]: a data plane ([`lab`]) and guests ([`guest`],
 //! [`frames`]) whose loop is closed and who check everything that comes. What a chart says about its shape it computes from
 //! what it measured. docs/charts.md tells what each shows.
 
 mod chart;
+#[cfg(target_arch = "x86_64")]
+mod doorbell;
 mod elvis;
 mod fast_rx;
 mod frames;
@@ -93,12 +95,15 @@ pub enum ChartName {
     Memory,
     /// Frames to an AF_XDP uplink, copied or straight from the guest's memory, over sizes; needs root
     ZeroCopy,
+    /// Cycles of a doorbell: port I/O and MMIO of a tiny KVM guest, kicks over vhost-user and vfio-user
+    Doorbell,
 }
 
 impl ChartName {
     /// All charts, in the order of the talk.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Memory,
+        Self::Doorbell,
         Self::Layout,
         Self::Elvis,
         Self::FastRx,
@@ -116,6 +121,7 @@ impl ChartName {
             Self::Elvis => "elvis",
             Self::Memory => "memory",
             Self::ZeroCopy => "zero-copy",
+            Self::Doorbell => "doorbell",
         }
     }
 
@@ -128,6 +134,7 @@ impl ChartName {
             Self::Elvis => "ELVIS: notified threads and polling sidecores",
             Self::Memory => "Memory of a ring: virtio 0.9 and 1.x",
             Self::ZeroCopy => "Zero-copy transmit to an AF_XDP uplink",
+            Self::Doorbell => "Doorbells: port I/O, MMIO, and what kicks cost without a guest",
         }
     }
 
@@ -140,6 +147,10 @@ impl ChartName {
             Self::Elvis => elvis::chart(bench),
             Self::Memory => memory::chart(),
             Self::ZeroCopy => zero_copy::chart(bench),
+            #[cfg(target_arch = "x86_64")]
+            Self::Doorbell => doorbell::chart(bench),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Doorbell => Err(chart::LeftOut("its guest is a program for x86".into()).into()),
         }
     }
 }

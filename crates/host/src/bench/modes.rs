@@ -52,7 +52,7 @@ fn all_cpus() -> Vec<usize> {
 }
 
 /// The last half of the CPUs, one at least.
-fn worker_cpus() -> Vec<usize> {
+pub(super) fn worker_cpus() -> Vec<usize> {
     let all = all_cpus();
     let first = all.len().saturating_sub((all.len() / 2).max(1));
     if all.is_empty() { vec![0] } else { all[first..].to_vec() }

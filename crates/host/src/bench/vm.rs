@@ -148,6 +148,7 @@ pub(super) fn check(chart: ChartName) -> Result<(), LeftOut> {
         ChartName::ThreadsTcpStream => {
             "with real guests it would show their TCP, as iperf3 in `ringway demo --vm` does"
         }
+        ChartName::Doorbell => "its guest is a loop of three instructions that this program runs by itself",
         ChartName::ZeroCopy => "its guest must do nothing but send, and be counted frame by frame",
     };
     Err(LeftOut(format!("--vm has no {}: {why}", chart.name())))

@@ -351,7 +351,7 @@ fn body_of(buffer: GuestAddr) -> GuestAddr {
 }
 
 /// A split ring in the guest's memory with the agreed features.
-fn ring(ram: &mut Ram, size: u16, features: u64) -> Result<(DriverQueue, QueueSetup)> {
+pub(crate) fn ring(ram: &mut Ram, size: u16, features: u64) -> Result<(DriverQueue, QueueSetup)> {
     let size = QueueSize::try_from(size).map_err(|_| anyhow!("queue size {size}"))?;
     let ring = RingFeatures {
         packed: false,

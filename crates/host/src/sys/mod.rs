@@ -1,8 +1,11 @@
-//! System calls for which no library serves: setting up tap and macvtap devices, packet sockets, AF_XDP.
+//! System calls for which no library serves: setting up tap and macvtap devices, packet sockets, AF_XDP, a virtual
+//! machine of KVM.
 //!
 //! Each wrapper is one call with a structure of the right size; the rest of the program is safe code.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod kvm;
 mod packet;
 mod passed;
 mod tap;
