@@ -2,14 +2,18 @@
 //!
 //! Run by `cargo xtask test vfio`. Needs root.
 
+mod card;
 mod matrix;
+mod model;
 mod place;
+mod registers;
 mod softmac;
 
 use std::process::ExitCode;
 use vmtests::harness::{Test, main as run};
 
 const TESTS: &[Test] = &[
+    Test { name: "registers", body: registers::registers },
     Test { name: "interfaces_and_machines", body: matrix::interfaces_and_machines },
     Test { name: "mapped_doorbells", body: matrix::mapped_doorbells },
     Test { name: "several_queue_pairs", body: matrix::several_queue_pairs },
