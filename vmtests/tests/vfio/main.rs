@@ -3,6 +3,7 @@
 //! Run by `cargo xtask test vfio`. Needs root.
 
 mod card;
+mod doorbells;
 mod matrix;
 mod model;
 mod place;
@@ -14,6 +15,7 @@ use vmtests::harness::{Test, main as run};
 
 const TESTS: &[Test] = &[
     Test { name: "registers", body: registers::registers },
+    Test { name: "rings_and_interrupts", body: doorbells::doorbells },
     Test { name: "interfaces_and_machines", body: matrix::interfaces_and_machines },
     Test { name: "mapped_doorbells", body: matrix::mapped_doorbells },
     Test { name: "several_queue_pairs", body: matrix::several_queue_pairs },

@@ -9,7 +9,7 @@ use vmtests::harness::Scene;
 use vmtests::qtest::{Qtest, Space};
 use vmtests::ringway::{Config, Ringway};
 
-const MACHINES: [&str; 2] = ["q35", "pc"];
+pub(crate) const MACHINES: [&str; 2] = ["q35", "pc"];
 /// Values that are tried in every register, beside those that its width cuts off.
 const VALUES: [u64; 10] = [0, 1, 2, 3, 4, 0x40, 0x8f, 0x100, 0x1_0001, 0xffff_ffff];
 /// Those of a function that only differs from another one in its doorbells or its machine.
@@ -43,7 +43,7 @@ pub(crate) const KINDS: &[Kind] = &[
 ];
 
 /// Slot of the first function.
-const FIRST_SLOT: u8 = 4;
+pub(crate) const FIRST_SLOT: u8 = 4;
 
 /// Ringway with a port for each kind, and a machine with all of them.
 pub(crate) fn machine(scene: &Scene, machine: &str) -> anyhow::Result<(Ringway, Qtest)> {
@@ -374,14 +374,14 @@ fn pci_cfg(card: &mut Card<'_>) -> anyhow::Result<u32> {
 }
 
 /// Where the device configuration begins: MSI-X moves it (virtio 1.4 §4.1.4.10).
-fn switch_msix(card: &mut Card<'_>, on: bool) -> anyhow::Result<u64> {
+pub(crate) fn switch_msix(card: &mut Card<'_>, on: bool) -> anyhow::Result<u64> {
     let at = card.capability(0x11)?;
     card.set_config(at + 2, 2, if on { 0x8000 } else { 0 })?;
     ensure!((card.config(at + 2, 2)? & 0x8000 != 0) == on, "MSI-X does not switch");
     Ok(if on { 24 } else { 20 })
 }
 
-fn legacy_reset(card: &mut Card<'_>) -> anyhow::Result<()> {
+pub(crate) fn legacy_reset(card: &mut Card<'_>) -> anyhow::Result<()> {
     card.write_bar(0, 0x12, 1, 0)?;
     ensure!(card.read_bar(0, 0x12, 1)? == 0, "the status after a reset is not 0");
     Ok(())
