@@ -14,7 +14,6 @@ pub(crate) mod common {
     pub(crate) const DRIVER_FEATURE_SELECT: u64 = 0x08;
     pub(crate) const DRIVER_FEATURE: u64 = 0x0c;
     pub(crate) const CONFIG_MSIX_VECTOR: u64 = 0x10;
-    pub(crate) const NUM_QUEUES: u64 = 0x12;
     pub(crate) const DEVICE_STATUS: u64 = 0x14;
     pub(crate) const QUEUE_SELECT: u64 = 0x16;
     pub(crate) const QUEUE_SIZE: u64 = 0x18;
@@ -49,7 +48,6 @@ pub(crate) struct Window {
     pub(crate) space: Space,
     pub(crate) address: u64,
     pub(crate) len: u64,
-    pub(crate) wide: bool,
 }
 
 /// A virtio capability (virtio 1.4 §4.1.4).
@@ -139,7 +137,7 @@ impl<'q> Card<'q> {
                     "BAR {index}: {base:#x} reads back as {read:#x}"
                 );
                 let address = base + (high << 32);
-                self.windows[usize::from(index)] = Some(Window { space, address, len, wide });
+                self.windows[usize::from(index)] = Some(Window { space, address, len });
             }
             index += if wide { 2 } else { 1 };
         }

@@ -4,6 +4,8 @@
 
 mod card;
 mod doorbells;
+mod hotplug;
+mod linux;
 mod matrix;
 mod model;
 mod place;
@@ -22,6 +24,10 @@ const TESTS: &[Test] = &[
     Test { name: "virtual_iommu", body: matrix::virtual_iommu },
     Test { name: "added_while_it_runs", body: matrix::added_while_it_runs },
     Test { name: "offloads_and_addresses", body: softmac::offloads_and_addresses },
+    Test { name: "legacy_driver_by_choice", body: linux::legacy_driver_by_choice },
+    Test { name: "functions_and_roots", body: linux::functions_and_roots },
+    Test { name: "plugged_and_unplugged", body: hotplug::added_and_removed },
+    Test { name: "virtual_functions", body: hotplug::virtual_functions },
 ];
 
 fn main() -> ExitCode {
