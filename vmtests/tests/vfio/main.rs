@@ -4,6 +4,7 @@
 
 mod card;
 mod doorbells;
+mod firmware;
 mod hotplug;
 mod linux;
 mod matrix;
@@ -28,6 +29,7 @@ const TESTS: &[Test] = &[
     Test { name: "functions_and_roots", body: linux::functions_and_roots },
     Test { name: "plugged_and_unplugged", body: hotplug::added_and_removed },
     Test { name: "virtual_functions", body: hotplug::virtual_functions },
+    Test { name: "network_boot", body: firmware::network_boot },
 ];
 
 fn main() -> ExitCode {
