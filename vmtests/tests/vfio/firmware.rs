@@ -7,13 +7,13 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 use vmtests::harness::Scene;
-use vmtests::process::{Peer, tail};
+use vmtests::process::{Peer, tail, wait_until};
 
 /// iPXE's driver as an option ROM, in the peers' root. It drives every virtio network device, but names one in its header.
 const ROM: &str = "usr/share/qemu/pxe-virtio.rom";
 
 /// Time in which firmware has an address; software emulation on a busy machine is slow.
-const LIMIT_S: u32 = 45;
+const LIMIT: Duration = Duration::from_secs(90);
 
 const KINDS: [(&str, &str); 4] =
     [("modern", "q35"), ("transitional", "q35"), ("legacy", "pc"), ("transitional", "pc")];
@@ -32,23 +32,22 @@ pub(crate) fn network_boot(scene: &Scene) -> anyhow::Result<()> {
         .collect();
     let mut place = Place::start(scene, &sections)?;
     place.peer.must(SERVER)?;
-    for (number, (interface, machine)) in (1..).zip(KINDS) {
+    let mut machines = Vec::new();
+    for (interface, machine) in KINDS {
+        machines.push(start(scene, &name(interface, machine), machine)?);
+    }
+    for ((interface, machine), peer) in KINDS.into_iter().zip(&machines) {
         scene.check(&format!("iPXE has an address, {interface} on {machine}"), || {
             let name = name(interface, machine);
-            let peer = start(scene, &name, machine)?;
-            // A lease is written when the client asked for what it was offered: frames went both ways.
-            let found = place.peer.must(&format!(
-                "for i in $(seq {}); do xxd -p /tmp/leases | tr -d '\\n' | grep -q {} && exit 0; \
-                 grep -q {} /tmp/dhcp.log && exit 0; killall -USR1 udhcpd; sleep 1; done; cat /tmp/dhcp.log; exit 1",
-                LIMIT_S,
-                mac(number).replace(':', ""),
-                mac(number)
-            ));
-            found.map(drop).with_context(|| {
-                let screen = std::fs::read(directory.join(format!("{name}.screen"))).unwrap_or_default();
-                format!("{}\n{}", tail(&peer.log(), 5), tail(&String::from_utf8_lossy(&screen), 20))
-            })
+            let path = directory.join(format!("{name}.screen"));
+            let screen = || String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
+            // It says so when the server has confirmed what it offered: frames went both ways, twice.
+            wait_until("an address", LIMIT, || screen().contains("net0: 10.0.0."))
+                .with_context(|| format!("{}\n{}", tail(&peer.log(), 5), tail(&screen(), 20)))
         })?;
+    }
+    drop(machines);
+    for (interface, machine) in KINDS {
         place.ringway.wait_port(&name(interface, machine), "waiting", Duration::from_secs(5))?;
     }
     Ok(())
