@@ -1,6 +1,6 @@
 //! QEMU guests: Debian's cloud kernel with a small initramfs, driven over a serial line.
 //!
-//! Theory of operation. [`initramfs`] packs busybox, iperf3, ethtool and the virtio network modules. Its init script answers
+//! Theory of operation. [`initramfs`] packs busybox, iperf3, ethtool, lspci and the virtio network modules. Its init script answers
 //! commands that come over a second serial line ([`console`]); the first one carries the kernel's messages into a log. A
 //! guest's memory is a shared memfd, so that a vhost-user back-end can map it. QEMU runs with KVM where KVM works and with
 //! TCG otherwise ([`accelerator`]).

@@ -12,6 +12,7 @@ pub mod harness;
 pub mod ovs;
 pub mod process;
 pub mod qmp;
+pub mod qtest;
 pub mod ringway;
 pub mod row;
 pub mod station;

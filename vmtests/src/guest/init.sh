@@ -5,7 +5,10 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
-for module in $(cat /modules/order); do insmod "/modules/$module"; done
+# A module takes its parameters from the kernel's command line, as one that is built in does: NAME.PARAMETER=VALUE.
+for module in $(cat /modules/order); do
+    insmod "/modules/$module" $(tr ' ' '\n' </proc/cmdline | sed -n "s/^${module%.ko}\.//p")
+done
 ip link set lo up
 exec </dev/ttyS1 >/dev/ttyS1
 stty raw -echo

@@ -2,20 +2,34 @@
 //!
 //! Run by `cargo xtask test vfio`. Needs root.
 
+mod card;
+mod doorbells;
+mod firmware;
+mod hotplug;
+mod linux;
 mod matrix;
+mod model;
 mod place;
+mod registers;
 mod softmac;
 
 use std::process::ExitCode;
 use vmtests::harness::{Test, main as run};
 
 const TESTS: &[Test] = &[
+    Test { name: "registers", body: registers::registers },
+    Test { name: "rings_and_interrupts", body: doorbells::doorbells },
     Test { name: "interfaces_and_machines", body: matrix::interfaces_and_machines },
     Test { name: "mapped_doorbells", body: matrix::mapped_doorbells },
     Test { name: "several_queue_pairs", body: matrix::several_queue_pairs },
     Test { name: "virtual_iommu", body: matrix::virtual_iommu },
     Test { name: "added_while_it_runs", body: matrix::added_while_it_runs },
     Test { name: "offloads_and_addresses", body: softmac::offloads_and_addresses },
+    Test { name: "legacy_driver_by_choice", body: linux::legacy_driver_by_choice },
+    Test { name: "functions_and_roots", body: linux::functions_and_roots },
+    Test { name: "plugged_and_unplugged", body: hotplug::added_and_removed },
+    Test { name: "virtual_functions", body: hotplug::virtual_functions },
+    Test { name: "network_boot", body: firmware::network_boot },
 ];
 
 fn main() -> ExitCode {

@@ -73,7 +73,7 @@ pub(crate) const CARD_UP: &str = "ip addr add 10.0.0.2/24 dev eth0 && ip link se
 
 /// Mbit/s in iperf3's line for the receiver.
 fn receiver_rate(text: &str) -> Option<f64> {
-    let line = text.lines().filter(|line| line.trim_end().ends_with("receiver")).next_back()?;
+    let line = text.lines().rfind(|line| line.trim_end().ends_with("receiver"))?;
     let words: Vec<&str> = line.split_whitespace().collect();
     let at = words.iter().position(|word| word.starts_with("Mbits/sec"))?;
     words.get(at.checked_sub(1)?)?.parse().ok()
