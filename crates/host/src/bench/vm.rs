@@ -307,7 +307,7 @@ mod tests {
             .filter_map(|chart| check(chart).err())
             .map(|LeftOut(why)| why.split(':').next().unwrap().to_owned())
             .collect();
-        let names = ["memory", "layout", "threads-tcp-stream", "zero-copy"];
+        let names = ["memory", "doorbell", "layout", "threads-tcp-stream", "zero-copy"];
         assert_eq!(left_out, names.map(|name| format!("--vm has no {name}")));
     }
 }
