@@ -4,7 +4,7 @@
 //! ([`transport::pci`]), and what the VMM does with its registers becomes the same events. What is left of the difference stands
 //! here: doorbells that come as messages, and interrupts that are not an eventfd of the queue's own.
 
-use super::notify::{Wake, signal};
+use super::notify::{Wake, accept_eventfd, signal};
 use crate::config::resolved::FunctionConfig;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::io;
@@ -55,8 +55,10 @@ pub(super) struct Function {
     kicks: Vec<OwnedFd>,
     /// Signalled by workers whose queue calls by INTx.
     interrupt: Wake,
-    /// Signalled by the client when the guest has handled INTx.
+    /// Signalled by the client when the guest has handled INTx; an eventfd.
     resample: Option<Arc<OwnedFd>>,
+    /// What the client gave for an interrupt and was signalled last: an eventfd.
+    raised: Option<Arc<OwnedFd>>,
 }
 
 impl Protocol {
@@ -163,7 +165,13 @@ impl Function {
             interrupt: interrupt.as_fd().try_clone_to_owned()?,
             region_file,
         };
-        Ok(Self { session: vfio_user::Session::new(offer)?, kicks: own, interrupt, resample: None })
+        Ok(Self {
+            session: vfio_user::Session::new(offer)?,
+            kicks: own,
+            interrupt,
+            resample: None,
+            raised: None,
+        })
     }
 
     /// The next event that concerns the device.
@@ -173,8 +181,8 @@ impl Function {
                 Event::QueueKicked { index } => {
                     self.kicks.get(usize::from(index)).into_iter().for_each(|kick| signal(kick.as_fd()));
                 }
-                Event::Interrupt(eventfd) => signal(eventfd.as_fd()),
-                Event::Resample(eventfd) => self.resample = eventfd,
+                Event::Interrupt(eventfd) => self.raise(Some(eventfd)),
+                Event::Resample(fd) => self.resample = fd.filter(|fd| accept_eventfd(fd)),
                 other => return Ok(Some(other)),
             }
             self.session.finish(Outcome::Done);
@@ -185,23 +193,36 @@ impl Function {
     /// A worker has used buffers of a queue that calls by INTx, or the guest has handled INTx.
     fn attend(&mut self) {
         self.interrupt.clear();
-        let raised = self.session.queue_interrupt();
-        raised.into_iter().for_each(|eventfd| signal(eventfd.as_fd()));
-        if let Some(resample) = &self.resample {
-            let signalled = rustix::io::read(resample, &mut [0u8; 8]).is_ok();
-            let raised = signalled.then(|| self.session.resampled()).flatten();
-            raised.into_iter().for_each(|eventfd| signal(eventfd.as_fd()));
+        let interrupt = self.session.queue_interrupt();
+        self.raise(interrupt);
+        let is_handled =
+            self.resample.as_ref().is_some_and(|resample| rustix::io::read(resample, &mut [0u8; 8]).is_ok());
+        if is_handled {
+            let interrupt = self.session.resampled();
+            self.raise(interrupt);
         }
     }
 
-    /// The driver reads this configuration from now on, and is told.
+    /// Signals what the client gave for an interrupt. What is no eventfd could keep us waiting, and is left alone; who is signalled
+    /// again and again is not asked again.
+    fn raise(&mut self, interrupt: Option<Arc<OwnedFd>>) {
+        let Some(fd) = interrupt else { return };
+        let is_known = self.raised.as_ref().is_some_and(|known| Arc::ptr_eq(known, &fd));
+        if is_known || accept_eventfd(&fd) {
+            signal(fd.as_fd());
+            self.raised = Some(fd);
+        }
+    }
+
+    /// The driver reads this configuration from now on; it is not told.
     pub(super) fn set_config(&mut self, config: &[u8]) {
         self.session.set_config(config);
     }
 
     /// A queue was retired: the driver is to reset the device (virtio 1.3 §2.1.2).
     pub(super) fn needs_reset(&mut self) {
-        self.session.needs_reset().into_iter().for_each(|eventfd| signal(eventfd.as_fd()));
+        let interrupt = self.session.needs_reset();
+        self.raise(interrupt);
     }
 }
 
@@ -212,4 +233,35 @@ fn doorbell_file(description: &Description) -> Result<OwnedFd, FunctionFault> {
     let file = memfd_create("ringway-doorbells", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
     ftruncate(&file, ends.max().unwrap_or_default()).map_err(io::Error::from)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use transport::pci::{Interface, NotifyKind};
+    use virtqueue::QueueSize;
+
+    #[test]
+    fn only_eventfds_are_signalled() {
+        let config = FunctionConfig {
+            interface: Interface::Modern,
+            notify: vec![NotifyKind::Mmio],
+            queue_size: QueueSize::try_from(256).unwrap(),
+            mapped: false,
+        };
+        let mut function = Function::new(&config, 0, 3, &[0; 24]).unwrap();
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        function.raise(Some(Arc::new(write)));
+        let eventfd = Wake::new().unwrap();
+        let told = Arc::new(eventfd.as_fd().try_clone_to_owned().unwrap());
+        function.raise(Some(Arc::clone(&told)));
+        function.raise(Some(told));
+        let mut count = [0; 8];
+        rustix::io::read(&eventfd, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 2);
+        // Nothing was written into the pipe: its end comes first.
+        drop(function);
+        assert_eq!(rustix::io::read(&read, &mut count).unwrap(), 0);
+    }
 }

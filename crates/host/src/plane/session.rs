@@ -171,8 +171,9 @@ impl<'s> Connection<'s> {
                 Ok((0, _)) => return Ok(End::Closed),
                 Ok((len, fds)) => {
                     self.protocol.receive(&buffer[..len], fds)?;
-                    self.carry_out()?;
-                    self.serve_control();
+                    if self.carry_out()? {
+                        self.serve_control();
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(End::Closed),
@@ -252,12 +253,15 @@ impl<'s> Connection<'s> {
         Ok(())
     }
 
-    /// Carries out what the session made of the bytes so far, and sends the answers.
-    fn carry_out(&mut self) -> Result<(), End> {
+    /// Carries out what the session made of the bytes so far, and sends the answers. True: something was carried out; doorbells,
+    /// for one, are not.
+    fn carry_out(&mut self) -> Result<bool, End> {
+        let mut worked = false;
         loop {
             while let Some(event) = self.protocol.next_event()? {
                 let outcome = self.handle(event);
                 self.protocol.finish(outcome);
+                worked = true;
             }
             let mut sent = false;
             let stop = &self.serving.stopping.wake;
@@ -270,7 +274,7 @@ impl<'s> Connection<'s> {
                 }
             }
             if !sent {
-                return Ok(());
+                return Ok(worked);
             }
         }
     }
@@ -319,7 +323,6 @@ impl<'s> Connection<'s> {
             Event::QueueRefused { index, fault } => self.refuse(index, &fault.to_string()),
             // These are settled by the protocol.
             Event::QueueKicked { .. } | Event::Interrupt(_) | Event::Resample(_) => Outcome::Done,
-            // These are vfio-user's.
         }
     }
 
