@@ -4,6 +4,10 @@ use anyhow::{Context, ensure};
 use std::fs;
 
 const COUNT: &str = "/proc/sys/vm/nr_hugepages";
+/// Writing here moves pages together, so that free memory is in larger pieces.
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
+/// Times that the machine is asked: memory full of cached files is freed and moved together a part at a time.
+const TRIES: usize = 5;
 
 /// A reservation of 2 MiB pages, in addition to what the machine had.
 #[derive(Debug)]
@@ -17,8 +21,15 @@ impl Reserved {
         let before = current()?;
         let wanted = before + count;
         let reserved = Self { before };
-        fs::write(COUNT, wanted.to_string()).context("reserve huge pages")?;
-        let got = current()?;
+        let mut got = before;
+        for _ in 0..TRIES {
+            fs::write(COUNT, wanted.to_string()).context("reserve huge pages")?;
+            got = current()?;
+            if got >= wanted {
+                break;
+            }
+            let _ = fs::write(COMPACT, "1");
+        }
         ensure!(
             got >= wanted,
             "the machine gave {} of {count} huge pages of 2 MiB",
