@@ -1,5 +1,7 @@
 //! The configuration contract: what is read, and each mistake with its exact line and field.
 
+#[path = "config/disks.rs"]
+mod disks;
 #[path = "config/document.rs"]
 mod document;
 #[path = "config/keys.rs"]
@@ -354,10 +356,9 @@ fn mistakes_of_ports() {
 #[test]
 fn sections_of_later_versions_are_named() {
     check(&[
-        ("[disk.root]\nfile = 'root.qcow2'", "1 disk.root", "disk is not available", "switch and port"),
-        ("[scsi.store]", "1 scsi.store", "scsi is not available", "switch and port"),
-        ("[share.home]", "1 share.home", "share is not available", "switch and port"),
-        ("[gpu.screen]", "1 gpu.screen", "gpu is not available", "switch and port"),
+        ("[scsi.store]", "1 scsi.store", "scsi is not available", "switch, port and disk"),
+        ("[share.home]", "1 share.home", "share is not available", "switch, port and disk"),
+        ("[gpu.screen]", "1 gpu.screen", "gpu is not available", "switch, port and disk"),
     ]);
 }
 
@@ -406,7 +407,7 @@ cpus = [0, 0]
 [switch.lan]
 ageing = "soon"
 
-[disk.root]
+[scsi.root]
 
 [port.uplink]
 switch = "lan"
@@ -423,7 +424,7 @@ switch = "lan"
             "9 workers.mode",
             "10 workers.cpus[1]",
             "13 switch.lan.ageing",
-            "15 disk.root",
+            "15 scsi.root",
             "17 port.uplink",
         ]
     );

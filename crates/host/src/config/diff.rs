@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::resolved::{Config, PortConfig, SwitchConfig, WorkerGroupConfig};
+use super::resolved::{Config, DiskConfig, PortConfig, SwitchConfig, WorkerGroupConfig};
 
 /// How a port goes over to its new configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,29 @@ impl PortChange {
             true => PortChange::Live,
             false => PortChange::Replace,
         }
+    }
+}
+
+/// How a disk goes over to its new configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskChange {
+    /// In place; its requests go on.
+    Live,
+    /// It is stopped and started again: its front-end has to connect anew.
+    Replace,
+}
+
+impl DiskChange {
+    /// How a disk goes from `old` to `new`; of two that are the same: [`DiskChange::Live`].
+    pub fn of(old: &DiskConfig, new: &DiskConfig) -> DiskChange {
+        // Every field is named, so that a new one is decided on.
+        let DiskConfig { name, attach, image, read_only, cache, discard, block_size, serial, .. } = old;
+        let DiskConfig { rates: _, workers: _, .. } = old;
+        let seen_outside = (&new.name, &new.attach, &new.image, &new.read_only);
+        let promised = (&new.cache, &new.discard, &new.block_size, &new.serial);
+        let same = (name, attach, image, read_only) == seen_outside
+            && (cache, discard, block_size, serial) == promised;
+        if same { DiskChange::Live } else { DiskChange::Replace }
     }
 }
 
@@ -68,6 +91,17 @@ pub struct ChangedSwitch {
     pub change: SwitchChange,
 }
 
+/// A disk that is in both configurations and not the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedDisk {
+    /// As it runs.
+    pub old: DiskConfig,
+    /// As it shall be.
+    pub new: DiskConfig,
+    /// How it gets there.
+    pub change: DiskChange,
+}
+
 /// A port that is in both configurations, and is not the same or is on a switch that is made anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedPort {
@@ -94,11 +128,17 @@ pub struct Difference {
     pub ports_removed: Vec<PortConfig>,
     /// Ports that change, in the order of the new one.
     pub ports_changed: Vec<ChangedPort>,
-    /// Fields beside switches and ports that change in place: `control.token-file`, or a `worker-group.NAME` that comes or goes.
+    /// Disks that are new, in the order of the new configuration.
+    pub disks_added: Vec<DiskConfig>,
+    /// Disks that are gone, in the order of the old one.
+    pub disks_removed: Vec<DiskConfig>,
+    /// Disks that change, in the order of the new one.
+    pub disks_changed: Vec<ChangedDisk>,
+    /// Fields beside switches, ports and disks that change in place: `control.token-file`, or a `worker-group.NAME` that comes or goes.
     pub fields_changed: Vec<String>,
     /// Fields, such as `workers.cpus`, whose change needs a restart of the program.
     pub restart: Vec<String>,
-    /// Number of switches and ports that stay as they are.
+    /// Number of switches, ports and disks that stay as they are.
     pub untouched: usize,
 }
 
@@ -129,6 +169,7 @@ impl Config {
         self.diff_groups(new, &mut difference);
         self.diff_switches(new, &mut difference);
         self.diff_ports(new, &mut difference);
+        self.diff_disks(new, &mut difference);
         difference
     }
 
@@ -185,6 +226,26 @@ impl Config {
         }
         let gone = self.ports.iter().filter(|port| left.contains_key(port.name.as_str()));
         difference.ports_removed.extend(gone.cloned());
+    }
+}
+
+impl Config {
+    fn diff_disks(&self, new: &Config, difference: &mut Difference) {
+        let mut left: HashMap<&str, &DiskConfig> =
+            self.disks.iter().map(|disk| (disk.name.as_str(), disk)).collect();
+        for disk in &new.disks {
+            match left.remove(disk.name.as_str()) {
+                None => difference.disks_added.push(disk.clone()),
+                Some(old) if old == disk => difference.untouched += 1,
+                Some(old) => difference.disks_changed.push(ChangedDisk {
+                    old: old.clone(),
+                    new: disk.clone(),
+                    change: DiskChange::of(old, disk),
+                }),
+            }
+        }
+        let gone = self.disks.iter().filter(|disk| left.contains_key(disk.name.as_str()));
+        difference.disks_removed.extend(gone.cloned());
     }
 }
 

@@ -2,7 +2,7 @@
 //! `docs/configuration.md` describes.
 
 /// Tables of the whole file.
-pub const SECTIONS: &[&str] = &["control", "workers", "worker-group", "switch", "port"];
+pub const SECTIONS: &[&str] = &["control", "workers", "worker-group", "switch", "port", "disk"];
 /// `[control]`
 pub const CONTROL: &[&str] = &["socket", "http", "token-file"];
 /// `[workers]` and `[worker-group.NAME]`
@@ -67,6 +67,30 @@ pub const VLAN: &[&str] = &["access", "trunk", "native"];
 pub const FDB: &[&str] = &["mac", "vlan", "kind"];
 /// `qmp = {}` of a port.
 pub const QMP: &[&str] = &["socket", "nic"];
+/// `[disk.NAME]`
+pub const DISK: &[&str] = &[
+    "vhost-user",
+    "vfio-user",
+    "file",
+    "ram",
+    "null",
+    "format",
+    "backing-file",
+    "direct",
+    "read-only",
+    "cache",
+    "discard",
+    "block-size",
+    "serial",
+    "rate-limit",
+    "workers",
+];
+/// `vhost-user = {}` of a disk.
+pub const DISK_VHOST_USER: &[&str] = &["socket", "queues", "mode"];
+/// `vfio-user = {}` of a disk.
+pub const DISK_VFIO_USER: &[&str] = &["socket", "queues", "queue-size", "interface", "notify", "doorbells"];
+/// `rate-limit = {}` of a disk.
+pub const DISK_RATE_LIMIT: &[&str] = &["iops", "iops-burst", "bytes", "bytes-burst"];
 
 /// All of them, by the heading that `docs/configuration.md` has for the table.
 pub const ALL: &[(&str, &[&str])] = &[
@@ -85,11 +109,17 @@ pub const ALL: &[(&str, &[&str])] = &[
     ("vlan", VLAN),
     ("fdb", FDB),
     ("qmp", QMP),
+    ("[disk.NAME]", DISK),
+    ("vhost-user of a disk", DISK_VHOST_USER),
+    ("vfio-user of a disk", DISK_VFIO_USER),
+    ("rate-limit of a disk", DISK_RATE_LIMIT),
 ];
 
 /// Tables that a later version will know.
-pub(crate) const SECTIONS_LATER: &[&str] = &["disk", "scsi", "share", "gpu"];
+pub(crate) const SECTIONS_LATER: &[&str] = &["scsi", "share", "gpu"];
 /// What a port is attached to, in this version.
 pub(crate) const ATTACH: &[&str] = &["vhost-user", "vfio-user", "tap", "macvtap", "packet", "af-xdp"];
-/// Those of them behind which a guest is.
+/// Where a disk's bytes are: one of these.
+pub(crate) const IMAGE: &[&str] = &["file", "ram", "null"];
+/// Those of the former behind which a guest is.
 pub(crate) const ATTACH_GUEST: &[&str] = &["vhost-user", "vfio-user"];

@@ -10,6 +10,7 @@
 //! of it can be done while frames flow.
 
 pub mod diff;
+mod disks;
 pub mod document;
 mod environment;
 pub mod keys;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use super::disks::*;
 use switch::{EntryKind, PortSettings, Tagging, UnicastMac, Vlan};
 use transport::pci::{Interface, NotifyKind};
 use virtqueue::QueueSize;
@@ -27,6 +28,9 @@ pub struct Config {
     /// station is behind one port of a switch and VLAN; every [`PortConfig::switch`] names one of [`Config::switches`], and
     /// every [`PortConfig::workers`] one of [`Config::worker_groups`].
     pub ports: Vec<PortConfig>,
+    /// Disks in the order of the file. Names are unique, socket paths too, among ports as well; a file that is written is one
+    /// disk's alone; every [`DiskConfig::workers`] names one of [`Config::worker_groups`].
+    pub disks: Vec<DiskConfig>,
 }
 
 /// `[control]`: where the control API is reached.

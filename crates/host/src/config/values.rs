@@ -10,7 +10,7 @@ use switch::{UnicastMac, Vlan};
 
 /// What is accepted as a MAC address.
 pub(crate) const MAC_ACCEPTED: &str = "a unicast address such as 52:54:00:00:00:01";
-/// What is accepted as the name of a port or switch.
+/// What is accepted as the name of a port, switch or disk.
 pub(crate) const NAME_ACCEPTED: &str =
     "1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit";
 /// What is accepted as the name of an interface of the host.
@@ -19,6 +19,8 @@ pub(crate) const INTERFACE_ACCEPTED: &str =
 /// What is accepted as a duration.
 pub(crate) const AGEING_ACCEPTED: &str =
     r#"a duration from "1s" to "1000000s" in s, m, h or d, such as "5m""#;
+/// What is accepted as a size or a rate in bytes.
+pub(crate) const BYTES_ACCEPTED: &str = r#"bytes, with K, M, G or T for powers of 1024, such as "10G""#;
 /// What is accepted as a socket path.
 pub(crate) const SOCKET_ACCEPTED: &str = "a path of 1 to 107 bytes, such as \"/run/ringway/web.sock\"";
 
@@ -94,6 +96,25 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
     let seconds = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(seconds_each));
     seconds.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is too long"))
+}
+
+/// A number of bytes: a whole number, with K, M, G or T for powers of 1024.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let malformed = || format!("{text:?} is not a whole number with K, M, G or T behind it");
+    let shift = match text.bytes().last().ok_or_else(malformed)? {
+        b'K' => 10,
+        b'M' => 20,
+        b'G' => 30,
+        b'T' => 40,
+        c if c.is_ascii_digit() => 0,
+        _ => return Err(malformed()),
+    };
+    let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
+    if digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.ok_or_else(|| format!("{text:?} is too large"))
 }
 
 /// Whether `text` can be the name of a port or switch: 1 to 63 letters, digits, `-`, `_` or `.`, beginning with a letter
@@ -217,6 +238,20 @@ mod tests {
             ["", "5", "m", "-5m", "+5m", "5 m", "1.5h", "5é", "99999999999999999999s", "300000000000000d"]
         {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_bytes() {
+        for (text, means) in
+            [("0", 0), ("512", 512), ("4K", 4096), ("3M", 3 << 20), ("1G", 1 << 30), ("2T", 2 << 40)]
+        {
+            assert_eq!(bytes(text), Ok(means));
+        }
+        for text in
+            ["", "K", "-1", "+1", "1.5G", "1 G", "1k", "1GiB", "1é", "99999999999999999999", "16777216T"]
+        {
+            assert!(bytes(text).is_err(), "{text}");
         }
     }
 

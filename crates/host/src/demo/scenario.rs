@@ -115,6 +115,7 @@ fn config(place: &Path) -> Config {
             snooping: true,
         }],
         ports: GUESTS.iter().enumerate().map(port).collect(),
+        disks: Vec::new(),
     }
 }
 

@@ -119,8 +119,13 @@ pub fn start_with(config: &Config, ways: Ways) -> anyhow::Result<Arc<Plane>> {
     raise_descriptor_limit();
     let seed = RandomState::new().hash_one(std::process::id());
     let origin = Origin { ways, started: Instant::now(), seed };
-    let nothing =
-        Config { worker_groups: Vec::new(), switches: Vec::new(), ports: Vec::new(), ..config.clone() };
+    let nothing = Config {
+        worker_groups: Vec::new(),
+        switches: Vec::new(),
+        ports: Vec::new(),
+        disks: Vec::new(),
+        ..config.clone()
+    };
     let plane = Plane {
         origin,
         config: ArcSwap::from_pointee(nothing),

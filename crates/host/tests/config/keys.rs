@@ -54,6 +54,10 @@ fn the_reader_knows_the_keys_that_are_listed() {
         ("[port.a.vlan]\n", keys::VLAN),
         ("[[port.a.fdb]]\n", keys::FDB),
         ("[port.a.qmp]\n", keys::QMP),
+        ("[disk.a]\n", keys::DISK),
+        ("[disk.a.vhost-user]\n", keys::DISK_VHOST_USER),
+        ("[disk.a.vfio-user]\n", keys::DISK_VFIO_USER),
+        ("[disk.a.rate-limit]\n", keys::DISK_RATE_LIMIT),
     ];
     assert_eq!(tables.len(), keys::ALL.len());
     for (table, known) in tables {

@@ -100,6 +100,12 @@ fn vfio_user(
     reader.unknown_keys(section, keys::VFIO_USER, &[]);
     let socket = guest_socket(reader, section, around, claims);
     let queue_pairs = queues(reader, section, "queue-pairs");
+    let function = function(reader, section);
+    Some(Attach::VfioUser { socket: socket?, queue_pairs: queue_pairs.unwrap_or(1), function: function? })
+}
+
+/// What the driver of a function finds.
+pub(super) fn function(reader: &mut Reader, section: &Section<'_, '_>) -> Option<FunctionConfig> {
     let size = reader.integer(section, "queue-size", QUEUE_SIZES);
     if let Some((size, place)) = size.as_ref().filter(|(size, _)| !size.is_power_of_two()) {
         reader.refuse(place, format!("{size} is no power of two"), "16, 32, 64, 128, 256, 512 or 1024");
@@ -136,15 +142,11 @@ fn vfio_user(
         reader.refuse(place, "there is no page of doorbells to map", accepted);
     }
     let mapped = doorbells.is_some_and(|(mapped, _)| mapped);
-    Some(Attach::VfioUser {
-        socket: socket?,
-        queue_pairs: queue_pairs.unwrap_or(1),
-        function: FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped },
-    })
+    Some(FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped })
 }
 
-/// The socket of a guest's port, which has to be there.
-fn guest_socket(
+/// The socket of a guest's device, which has to be there.
+pub(super) fn guest_socket(
     reader: &mut Reader,
     section: &Section<'_, '_>,
     around: &Surroundings<'_>,

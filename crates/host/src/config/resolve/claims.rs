@@ -1,4 +1,4 @@
-//! What one port has and no second one may have: sockets, interfaces, descriptors, addresses.
+//! What one port or disk has and no second one may have: sockets, interfaces, descriptors, addresses, files.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -22,6 +22,8 @@ pub(super) struct Claims {
     /// Addresses that the switch answers for, by switch and VLAN of the question.
     pub(super) neighbours: HashMap<(usize, Option<Vlan>, IpAddr), Place>,
     pub(super) stations: Stations,
+    /// Files that disks lie in, and whether nobody writes them.
+    pub(super) images: HashMap<PathBuf, (Place, bool)>,
 }
 
 /// Notes a mistake if `value` is in `map` already. Whether it was free.

@@ -1,10 +1,11 @@
 //! From the file as written to [`Config`]: each section is read, defaults are filled in, and names and addresses are
-//! compared across sections. `port` reads a port, `attach` what is on its other side, `addresses` what it may send from;
+//! compared across sections. `port` reads a port, `disk` a disk, `attach` what is on its other side, `addresses` what it may send from;
 //! `claims` remembers what only one port may have.
 
 mod addresses;
 mod attach;
 mod claims;
+mod disk;
 mod port;
 
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use switch::Tagging;
 use super::keys;
 use super::raw::{Reader, Section};
 use super::resolved::{
-    AGEING_DEFAULT, AGEING_MAX, Config, ControlConfig, FDB_ENTRIES_DEFAULT, FDB_ENTRIES_MAX,
+    AGEING_DEFAULT, AGEING_MAX, Config, ControlConfig, DiskConfig, FDB_ENTRIES_DEFAULT, FDB_ENTRIES_MAX,
     POOL_THREADS_MAX, Polling, PortConfig, SwitchConfig, WorkerGroupConfig, WorkerMode, WorkersConfig,
 };
 use super::values;
@@ -29,6 +30,7 @@ const CPU_MAX: usize = 1023;
 const SWITCHES_MAX: usize = 256;
 const GROUPS_MAX: usize = 64;
 const PORTS_MAX: usize = 4096;
+const DISKS_MAX: usize = 4096;
 
 /// What is the same for the whole file.
 pub(crate) struct Surroundings<'a> {
@@ -48,7 +50,7 @@ pub(crate) fn config(reader: &mut Reader, root: &Section<'_, '_>, around: &Surro
             reader.refuse(
                 &found.place,
                 format!("{section} is not available in this version"),
-                "sections switch and port",
+                "sections switch, port and disk",
             );
         }
     }
@@ -58,8 +60,9 @@ pub(crate) fn config(reader: &mut Reader, root: &Section<'_, '_>, around: &Surro
     let workers = workers(reader, section.as_ref(), around);
     let worker_groups = worker_groups(reader, root, around);
     let switches = switches(reader, root);
+    let disks = disks(reader, root, around, &worker_groups, &mut claims);
     let ports = ports(reader, root, around, (&switches, &worker_groups), claims);
-    Config { control, workers, worker_groups, switches, ports }
+    Config { control, workers, worker_groups, switches, ports, disks }
 }
 
 fn control(
@@ -220,5 +223,24 @@ fn ports(
     let mut ports = port::Ports::new(around, switches, groups, claims);
     let read: Vec<_> = sections.iter().map(|(name, section)| ports.port(reader, name, section)).collect();
     ports.compare(reader);
+    read.into_iter().flatten().collect()
+}
+
+fn disks(
+    reader: &mut Reader,
+    root: &Section<'_, '_>,
+    around: &Surroundings<'_>,
+    groups: &[WorkerGroupConfig],
+    claims: &mut Claims,
+) -> Vec<DiskConfig> {
+    let mut sections = reader.named_tables(root, "disk", "tables such as [disk.root]");
+    if let Some((_, section)) = sections.get(DISKS_MAX) {
+        reader.refuse(&section.place, "one disk too many", format!("at most {DISKS_MAX} disks"));
+    }
+    sections.truncate(DISKS_MAX);
+    let read: Vec<_> = sections
+        .iter()
+        .map(|(name, section)| disk::disk(reader, name, section, around, groups, claims))
+        .collect();
     read.into_iter().flatten().collect()
 }

@@ -80,7 +80,7 @@ impl<'a> Ports<'a> {
         let switch = self.switch(reader, section);
         let attach = attach::attach(reader, section, self.around, &mut self.claims);
         let qmp = self.qmp(reader, section);
-        let workers = self.workers(reader, section);
+        let workers = workers(reader, section, self.groups);
         let rx_usecs = rx_usecs(reader, section);
         let mtu = reader.integer(section, "mtu", usize::from(MTU_MIN)..=usize::from(u16::MAX));
         let offloads = reader.boolean(section, "offloads");
@@ -153,17 +153,6 @@ impl<'a> Ports<'a> {
     }
 
     /// The group of workers that the port names.
-    fn workers(&self, reader: &mut Reader, section: &Section<'_, '_>) -> Option<String> {
-        let names = self.groups.iter().map(|group| group.name.as_str());
-        let none = "the name of a group of workers; the file defines none, add [worker-group.fast]";
-        let accepted = choice(names).unwrap_or_else(|| none.to_owned());
-        let (name, place) = reader.text(section, "workers", &accepted)?;
-        if !self.groups.iter().any(|group| group.name == name) {
-            reader.refuse_if_whole(&place, format!("there is no group of workers {name:?}"), accepted);
-        }
-        Some(name.to_owned())
-    }
-
     fn qmp(&mut self, reader: &mut Reader, section: &Section<'_, '_>) -> Option<QmpConfig> {
         let place = reader.place_of(section, "qmp");
         let qmp = match reader.shape(section, "qmp")? {
@@ -280,6 +269,22 @@ fn flags(reader: &mut Reader, section: &Section<'_, '_>, settings: &mut PortSett
     for (key, flag) in flags {
         *flag = reader.boolean(section, key).unwrap_or(*flag);
     }
+}
+
+/// The group of workers that serves a device's queues.
+pub(super) fn workers(
+    reader: &mut Reader,
+    section: &Section<'_, '_>,
+    groups: &[WorkerGroupConfig],
+) -> Option<String> {
+    let names = groups.iter().map(|group| group.name.as_str());
+    let none = "the name of a group of workers; the file defines none, add [worker-group.fast]";
+    let accepted = choice(names).unwrap_or_else(|| none.to_owned());
+    let (name, place) = reader.text(section, "workers", &accepted)?;
+    if !groups.iter().any(|group| group.name == name) {
+        reader.refuse_if_whole(&place, format!("there is no group of workers {name:?}"), accepted);
+    }
+    Some(name.to_owned())
 }
 
 /// How long a guest is not called again, in microseconds.

@@ -135,6 +135,7 @@ fn config(place: &Path) -> Config {
             snooping: true,
         }],
         ports: GUESTS.iter().map(port).collect(),
+        disks: Vec::new(),
     }
 }
 
