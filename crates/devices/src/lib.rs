@@ -4,3 +4,4 @@
 //! functions say what they mean. The transport that serves a device is not visible from here.
 
 pub mod net;
+pub mod storage;
