@@ -29,8 +29,10 @@ impl Part {
 #[derive(Debug, Default)]
 pub struct KeptRuns {
     memory: Option<Arc<GuestMemory>>,
-    /// Each was a slice of `memory`.
+    /// Each was a slice of `memory`, or is the rest of one.
     runs: Vec<iovec>,
+    /// Runs that lack their first bytes, and how many: one for each part that was advanced.
+    trimmed: Vec<(usize, usize)>,
 }
 
 // SAFETY: the pointers lead into memory that `memory` keeps mapped and that tolerates access from any thread.
@@ -41,13 +43,14 @@ unsafe impl Sync for KeptRuns {}
 impl KeptRuns {
     /// An empty list.
     pub const fn new() -> Self {
-        Self { memory: None, runs: Vec::new() }
+        Self { memory: None, runs: Vec::new(), trimmed: Vec::new() }
     }
 
     /// Forgets the runs and lets go of the memory.
     pub fn clear(&mut self) {
         self.memory = None;
         self.runs.clear();
+        self.trimmed.clear();
         if self.runs.capacity() > CAPACITY_KEPT {
             self.runs = Vec::new();
         }
@@ -128,17 +131,45 @@ impl KeptRuns {
     }
 
     /// Takes the first `len` bytes out of a part, for an operation that got that far and goes on; more than it has empty it.
+    /// [`Self::restore`] undoes it.
     pub fn advance(&mut self, part: &mut Part, len: usize) {
         let mut left = len;
-        for run in self.runs.get_mut(part.range()).unwrap_or_default() {
+        for index in part.range() {
+            let Some(run) = self.runs.get_mut(index) else { return };
             if left < run.iov_len {
-                run.iov_base = run.iov_base.cast::<u8>().wrapping_add(left).cast();
-                run.iov_len -= left;
+                self.trim(index, left);
                 return;
             }
             left -= run.iov_len;
+            self.untrim(index);
             part.first += 1;
         }
+    }
+
+    /// Makes every run whole again. Parts that were advanced begin with the run that they had got to.
+    pub fn restore(&mut self) {
+        while let Some(&(index, _)) = self.trimmed.last() {
+            self.untrim(index);
+        }
+    }
+
+    /// Takes fewer bytes off the beginning of a run than it has.
+    fn trim(&mut self, index: usize, len: usize) {
+        let run = &mut self.runs[index];
+        run.iov_base = run.iov_base.cast::<u8>().wrapping_add(len).cast();
+        run.iov_len -= len;
+        match self.trimmed.iter_mut().find(|(other, _)| *other == index) {
+            Some((_, before)) => *before += len,
+            None => self.trimmed.push((index, len)),
+        }
+    }
+
+    fn untrim(&mut self, index: usize) {
+        let Some(found) = self.trimmed.iter().position(|(other, _)| *other == index) else { return };
+        let (_, len) = self.trimmed.swap_remove(found);
+        let run = &mut self.runs[index];
+        run.iov_base = run.iov_base.cast::<u8>().wrapping_sub(len).cast();
+        run.iov_len += len;
     }
 
     /// Copies bytes of a part out, from its position `offset` on; returns how many there were.
@@ -233,6 +264,25 @@ mod tests {
         assert_eq!(lens(&kept, part), [512]);
         kept.advance(&mut part, 1000);
         assert_eq!((kept.len(part), kept.len(tail)), (0, 1));
+        assert_eq!(kept.all().map(|run| run.len()).collect::<Vec<_>>(), [512, 512, 1]);
+    }
+
+    #[test]
+    fn what_was_taken_off_is_put_back() {
+        let memory = memory();
+        let mut kept = KeptRuns::new();
+        let segments = [memory.slice(GuestAddr(0), 64).unwrap(), memory.slice(GuestAddr(64), 64).unwrap()];
+        let one = kept.keep(&memory, &segments, 0, 128).unwrap();
+        let two = kept.keep(&memory, &segments, 0, 128).unwrap();
+        let (mut first, mut second) = (one, two);
+        for _ in 0..10 {
+            kept.advance(&mut first, 7);
+            kept.advance(&mut second, 3);
+        }
+        assert_eq!((lens(&kept, first), lens(&kept, second)), (vec![58], vec![34, 64]));
+        kept.restore();
+        assert_eq!((lens(&kept, one), lens(&kept, two)), (vec![64, 64], vec![64, 64]));
+        assert_eq!(kept.iovecs(one)[1].iov_base.addr() - kept.iovecs(one)[0].iov_base.addr(), 64);
     }
 
     #[test]

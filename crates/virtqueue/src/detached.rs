@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use thiserror::Error;
 
-/// A chain without its buffers, to be given back through `DeviceQueue::complete_detached` or `DeviceQueue::complete_kept` exactly
+/// A chain without its buffers, to be given back through `DeviceQueue::complete_detached` or `DeviceQueue::complete_written` exactly
 /// once, in any order.
 ///
 /// It borrows nothing: whoever uses the buffers on keeps their memory mapped by himself. It belongs to the one queue that it

@@ -8,7 +8,7 @@ use crate::in_order::{InOrder, Used};
 use crate::packed::PackedRing;
 use crate::setup::{QueueSetup, QueueSize, RingLog, RingState, SetupFault};
 use crate::split::SplitRing;
-use guestmem::{GuestAddr, GuestMemory, KeptRuns, MemSlice};
+use guestmem::{GuestAddr, GuestMemory, MemSlice};
 use std::sync::Arc;
 
 enum Ring {
@@ -234,7 +234,7 @@ impl DeviceQueue {
     }
 
     /// Takes `chain` out of its burst, to be completed later: its buffers are still used by someone who does not hold a slice of
-    /// them. If they are only read, [`Self::complete_detached`] ends it, else [`Self::complete_kept`].
+    /// them. If they are only read, [`Self::complete_detached`] ends it, else [`Self::complete_written`].
     pub fn detach(&mut self, chain: Chain) -> Detached {
         self.detached += 1;
         let Chain { id, slots, sequence, writable_len, .. } = chain;
@@ -252,18 +252,18 @@ impl DeviceQueue {
 
     /// As [`Self::complete_detached`], with `written` bytes written (more than it has room for are cut off).
     ///
-    /// While logging, all of `kept` is marked dirty, not only the first `written` bytes: a device may have written elsewhere, too.
+    /// While logging, all of `touched` is marked dirty, not only the first `written` bytes: a device may have written elsewhere, too.
     ///
     /// # Errors
     /// As [`Self::complete_detached`]. Nothing is marked then.
-    pub fn complete_kept(
+    pub fn complete_written<'k>(
         &mut self,
         chain: Detached,
         written: u32,
-        kept: &KeptRuns,
+        touched: impl IntoIterator<Item = MemSlice<'k>>,
     ) -> Result<(), ForeignChain> {
         if self.log.is_some() && chain.queue == self.identity {
-            kept.all().for_each(|run| self.log_run(&run));
+            touched.into_iter().for_each(|run| self.log_run(&run));
         }
         self.complete_late(chain, written)
     }

@@ -157,7 +157,7 @@ fn a_chain_of_another_queue_is_refused() {
             "the chain belongs to another queue"
         );
         let (_, chain) = send(&mut rig, &mut before, &mut random);
-        assert!(after.complete_kept(chain, 1, &KeptRuns::new()).is_err());
+        assert!(after.complete_written(chain, 1, []).is_err());
         assert!(!after.flush() && returned(&mut rig).is_empty());
         assert_eq!((before.detached(), after.detached()), (2, 0));
     }
@@ -180,7 +180,7 @@ fn chains_written_late_carry_their_length() {
             let detached = device.detach(chain);
             drop(burst);
             assert_eq!(kept.write(part, 1, &[0xA5, 0x5A]), 2);
-            device.complete_kept(detached, written, &kept).unwrap();
+            device.complete_written(detached, written, kept.all()).unwrap();
             kept.clear();
             device.flush();
             assert_eq!(rig.driver.pop_used().unwrap(), Some((token, written.min(answer_len))));
@@ -211,7 +211,7 @@ fn whatever_was_written_is_logged() {
                 let mut kept = KeptRuns::new();
                 kept.keep(&memory, burst.writable(&chain), 0, usize::MAX).unwrap();
                 let detached = device.detach(chain);
-                device.complete_kept(detached, 0, &kept).unwrap();
+                device.complete_written(detached, 0, kept.all()).unwrap();
             } else {
                 device.complete_scattered(&burst, chain, 0);
             }
