@@ -11,6 +11,7 @@
 //!   into another guest's `MemSlice`, never turned into a `&[u8]`: the bytes may change while one looks.
 //! * [`MemArea`]: an owned run with atomic access, for the words of a ring; [`MemTable`]: its entries, with the
 //!   checks made once.
+//! * [`KeptRuns`]: runs that are used on after their borrow, by a disk or the kernel, with their memory.
 //! * `Window`: a guest's memory and bytes of our own in one run of addresses, for a kernel that wants one.
 //!
 //! **Soundness while the other side writes.** Single words go through atomics. Bulk copies go through
@@ -23,6 +24,7 @@
 mod addr;
 mod area;
 pub mod copy;
+mod kept;
 mod log;
 mod mapping;
 mod memory;
@@ -36,6 +38,8 @@ mod window;
 
 pub use addr::{FrontendAddr, GuestAddr, Iova};
 pub use area::MemArea;
+pub use kept::{KeptRuns, Part};
+pub use libc::iovec as IoVec;
 pub use log::DirtyLog;
 #[cfg(not(miri))]
 pub use mapping::FileId;

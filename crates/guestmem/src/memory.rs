@@ -1,6 +1,7 @@
 //! One guest's memory: regions by guest address.
 
 use crate::{FrontendAddr, GuestAddr, Mapping, MemArea, MemSlice};
+use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -195,6 +196,8 @@ pub struct GuestMemory {
     /// What may only be read. Apart, so that no way of writing leads there and none of the usual ways has to ask.
     read_only: Box<[Place]>,
     regions: Box<[Region]>,
+    /// Where the mappings are, by their first address.
+    mapped: Box<[Range<usize>]>,
 }
 
 // SAFETY: the raw pointers lead into mappings that `regions` keep alive.
@@ -221,7 +224,12 @@ impl GuestMemory {
         };
         let places =
             |read_only| regions.iter().filter(|region| region.read_only == read_only).map(place).collect();
-        Ok(Self { places: places(false), read_only: places(true), regions: regions.into() })
+        Ok(Self {
+            places: places(false),
+            read_only: places(true),
+            mapped: extents_of(&regions),
+            regions: regions.into(),
+        })
     }
 
     /// One region of zeroed private memory at guest address `guest`: for tests and guests of our own.
@@ -303,6 +311,15 @@ impl GuestMemory {
         Some(GuestAddr(region.guest.0 + (addr.0 - region.frontend.0)))
     }
 
+    /// Whether `slice` lies in memory that is mapped for as long as this value lives.
+    #[inline]
+    pub(crate) fn holds(&self, slice: &MemSlice<'_>) -> bool {
+        let at = slice.as_ptr().addr();
+        let behind = self.mapped.partition_point(|extent| extent.start <= at);
+        let extent = behind.checked_sub(1).and_then(|index| self.mapped.get(index));
+        extent.is_some_and(|extent| at <= extent.end && slice.len() <= extent.end - at)
+    }
+
     /// The guest address where `slice` begins; `None` if it is not of this memory. Linear in the number of
     /// regions: for dirty logging, not for every frame.
     pub fn guest_of_slice(&self, slice: &MemSlice<'_>) -> Option<GuestAddr> {
@@ -310,6 +327,21 @@ impl GuestMemory {
         let place = self.places.iter().find(|p| (at.wrapping_sub(p.host.addr()) as u64) < p.len)?;
         Some(GuestAddr(place.guest + (at - place.host.addr()) as u64))
     }
+}
+
+/// The runs of our own addresses that `regions` lie in, each mapping once. Mappings share no address.
+fn extents_of(regions: &[Region]) -> Box<[Range<usize>]> {
+    let mut extents: Vec<Range<usize>> = Vec::new();
+    for mapping in regions.iter().map(|region| &region.mapping) {
+        let start = mapping.start().addr();
+        let extent = start..start + mapping.len();
+        if extents.last() != Some(&extent) {
+            extents.push(extent);
+        }
+    }
+    extents.sort_unstable_by_key(|extent| extent.start);
+    extents.dedup();
+    extents.into()
 }
 
 /// Which of `places` has `addr`.

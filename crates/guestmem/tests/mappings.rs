@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use guestmem::{
-    FileId, FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, MemSlice, MemoryFault, Region,
+    FileId, FrontendAddr, GuestAddr, GuestMemory, KeptRuns, MapError, Mapping, MemSlice, MemoryFault, Region,
     RegionHint, Window, copy_segments, sigbus, vectored,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -394,4 +394,56 @@ fn regions_that_go_on_where_another_ends_are_one_with_it() {
     ] {
         assert!(first.join(&next).is_none(), "{next:?}");
     }
+}
+
+#[test]
+fn kept_runs_are_read_and_written_at_a_position_of_a_file() {
+    let memory = Arc::new(GuestMemory::anonymous(GuestAddr(0), 8192).unwrap());
+    let file = memfd(8192);
+    // More runs than one call takes.
+    let segments: Vec<_> = (0..1500).map(|index| memory.slice(GuestAddr(index * 4), 2).unwrap()).collect();
+    segments.iter().enumerate().for_each(|(index, slice)| _ = slice.write(&(index as u16).to_le_bytes()));
+    let mut kept = KeptRuns::new();
+    let mut part = kept.keep(&memory, &segments, 0, usize::MAX).unwrap();
+    let whole = part;
+    let first = vectored::write_at(&file, 100, &kept, part, false).unwrap();
+    assert_eq!(first, 2048);
+    kept.advance(&mut part, first);
+    assert_eq!(vectored::write_at(&file, 100 + 2048, &kept, part, true).unwrap(), 3000 - 2048);
+    let mut bytes = vec![0; 3000];
+    rustix::io::pread(&file, &mut bytes, 100).unwrap();
+    let words: Vec<u16> = bytes.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
+    assert!(words.iter().copied().eq(0..1500));
+
+    memory.slice(GuestAddr(0), 8192).unwrap().fill(0);
+    assert_eq!(vectored::read_at(&file, 102, &kept, whole).unwrap(), 2048);
+    let mut pair = [0; 2];
+    segments[7].read(&mut pair);
+    assert_eq!(u16::from_le_bytes(pair), 8);
+    // Behind the file's end nothing comes; an offset that no file has is refused.
+    assert_eq!(vectored::read_at(&file, 8192, &kept, whole).unwrap(), 0);
+    assert_eq!(vectored::read_at(&file, 8190, &kept, whole).unwrap(), 2);
+    for result in [
+        vectored::read_at(&file, u64::MAX, &kept, whole),
+        vectored::write_at(&file, u64::MAX, &kept, whole, false),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
+fn kept_runs_of_a_truncated_file_are_an_error_for_the_kernel() {
+    let (shrinks, file) = (memfd(8192), memfd(4096));
+    let memory = Arc::new(GuestMemory::new(vec![region(&shrinks, 0, 0, 8192)]).unwrap());
+    let mut kept = KeptRuns::new();
+    let part = kept.keep(&memory, &[memory.slice(GuestAddr(4096), 4096).unwrap()], 0, 4096).unwrap();
+    ftruncate(&shrinks, 4096).unwrap();
+    let errors = [
+        vectored::read_at(&file, 0, &kept, part).unwrap_err(),
+        vectored::write_at(&file, 0, &kept, part, false).unwrap_err(),
+    ];
+    assert!(errors.iter().all(|error| error.raw_os_error() == Some(libc::EFAULT)), "{errors:?}");
+    // A write of our own ends with the mapping dead, not with the process.
+    assert_eq!(kept.write(part, 0, &[1]), 1);
+    assert!(memory.is_dead());
 }

@@ -1,11 +1,12 @@
-//! Chains whose buffers are read on after their burst is gone: by the kernel, for a network card.
+//! Chains whose buffers are used on after their burst is gone: by the kernel, for a network card or a disk.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use thiserror::Error;
 
-/// A chain without its buffers, to be given back through `DeviceQueue::complete_detached` exactly once, in any order.
+/// A chain without its buffers, to be given back through `DeviceQueue::complete_detached` or `DeviceQueue::complete_written` exactly
+/// once, in any order.
 ///
-/// It borrows nothing: whoever reads the buffers on keeps their memory mapped by himself. It belongs to the one queue that it
+/// It borrows nothing: whoever uses the buffers on keeps their memory mapped by himself. It belongs to the one queue that it
 /// was popped from; a queue that goes on in the same ring, after a change of the memory map for example, is another one.
 #[must_use = "a chain that is dropped is lost to the driver: complete it"]
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +14,7 @@ pub struct Detached {
     pub(crate) id: u16,
     pub(crate) slots: u16,
     pub(crate) sequence: u16,
+    pub(crate) writable_len: u32,
     pub(crate) queue: Identity,
 }
 

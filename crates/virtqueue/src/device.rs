@@ -173,6 +173,15 @@ impl DeviceQueue {
         self.complete_chain(burst, &chain, written);
     }
 
+    /// As [`Self::complete`], for a device that wrote elsewhere than in the first `written` bytes, too: while logging, everything
+    /// for writing is marked dirty.
+    pub fn complete_scattered(&mut self, burst: &Burst<'_>, chain: Chain, written: u32) {
+        if self.log.is_some() {
+            burst.writable(&chain).iter().for_each(|run| self.log_run(run));
+        }
+        self.complete_chain(burst, &chain, written);
+    }
+
     /// Takes the oldest chain out of `burst` and gives it back, as [`Self::complete`]. Does nothing where there is none.
     #[inline]
     pub fn complete_next(&mut self, burst: &mut Burst<'_>, written: u32) {
@@ -224,11 +233,12 @@ impl DeviceQueue {
         order.is_some_and(|order| order.passes_all(first.sequence, last.sequence, chains.len()))
     }
 
-    /// Takes `chain` out of its burst, to be completed later with [`Self::complete_detached`]: its buffers are still read by
-    /// someone who does not hold a slice of them. Nothing will be written.
+    /// Takes `chain` out of its burst, to be completed later: its buffers are still used by someone who does not hold a slice of
+    /// them. If they are only read, [`Self::complete_detached`] ends it, else [`Self::complete_written`].
     pub fn detach(&mut self, chain: Chain) -> Detached {
         self.detached += 1;
-        Detached { id: chain.id, slots: chain.slots, sequence: chain.sequence, queue: self.identity }
+        let Chain { id, slots, sequence, writable_len, .. } = chain;
+        Detached { id, slots, sequence, writable_len, queue: self.identity }
     }
 
     /// Gives a detached chain back to the driver with nothing written, in whatever order (with IN_ORDER, or while
@@ -237,11 +247,33 @@ impl DeviceQueue {
     /// # Errors
     /// The chain is of another queue, one that this one took the place of among them. Nothing happens then.
     pub fn complete_detached(&mut self, chain: Detached) -> Result<(), ForeignChain> {
+        self.complete_late(chain, 0)
+    }
+
+    /// As [`Self::complete_detached`], with `written` bytes written (more than it has room for are cut off).
+    ///
+    /// While logging, all of `touched` is marked dirty, not only the first `written` bytes: a device may have written elsewhere, too.
+    ///
+    /// # Errors
+    /// As [`Self::complete_detached`]. Nothing is marked then.
+    pub fn complete_written<'k>(
+        &mut self,
+        chain: Detached,
+        written: u32,
+        touched: impl IntoIterator<Item = MemSlice<'k>>,
+    ) -> Result<(), ForeignChain> {
+        if self.log.is_some() && chain.queue == self.identity {
+            touched.into_iter().for_each(|run| self.log_run(&run));
+        }
+        self.complete_late(chain, written)
+    }
+
+    fn complete_late(&mut self, chain: Detached, written: u32) -> Result<(), ForeignChain> {
         if chain.queue != self.identity {
             return Err(ForeignChain);
         }
         self.detached -= 1;
-        let used = Used { id: chain.id, slots: chain.slots, written: 0 };
+        let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
         match &mut self.order {
             Some(order) => {
                 order.insert(chain.sequence, used);
@@ -405,6 +437,14 @@ impl DeviceQueue {
                 log.mark(addr, len as u64);
             }
             left -= len;
+        }
+    }
+
+    #[cold]
+    fn log_run(&self, run: &MemSlice<'_>) {
+        let Some(RingLog { log, .. }) = &self.log else { return };
+        if let Some(addr) = self.memory.guest_of_slice(run) {
+            log.mark(addr, run.len() as u64);
         }
     }
 

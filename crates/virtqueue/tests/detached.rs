@@ -3,9 +3,11 @@
 
 mod rig;
 
-use rig::{Random, Rig, all_features};
+use guestmem::{DirtyLog, GuestAddr, KeptRuns, Mapping};
+use rig::{DATA, Random, Rig, all_features};
 use std::collections::HashMap;
-use virtqueue::{Burst, Detached, DeviceQueue, QueueSize, RingFeatures, RingState};
+use std::sync::Arc;
+use virtqueue::{Burst, Detached, DeviceQueue, QueueSize, RingFeatures, RingLog, RingState};
 
 const SIZE: u16 = 8;
 
@@ -154,7 +156,69 @@ fn a_chain_of_another_queue_is_refused() {
             after.complete_detached(chain).unwrap_err().to_string(),
             "the chain belongs to another queue"
         );
+        let (_, chain) = send(&mut rig, &mut before, &mut random);
+        assert!(after.complete_written(chain, 1, []).is_err());
         assert!(!after.flush() && returned(&mut rig).is_empty());
-        assert_eq!((before.detached(), after.detached()), (1, 0));
+        assert_eq!((before.detached(), after.detached()), (2, 0));
+    }
+}
+
+#[test]
+fn chains_written_late_carry_their_length() {
+    for features in all_features() {
+        let (mut rig, mut random) = (rig(features), Random::new(5));
+        let mut device = device(&rig);
+        let memory = rig.memory.clone();
+        let mut kept = KeptRuns::new();
+        for written in [0, 3, u32::MAX] {
+            let (token, (_, (answer, answer_len))) = rig.add(1, 2, &mut random).unwrap();
+            rig.driver.publish();
+            let mut burst = Burst::new();
+            device.pop(&memory, &mut burst, 1).unwrap();
+            let chain = burst.take().unwrap();
+            let part = kept.keep(&memory, burst.writable(&chain), 0, usize::MAX).unwrap();
+            let detached = device.detach(chain);
+            drop(burst);
+            assert_eq!(kept.write(part, 1, &[0xA5, 0x5A]), 2);
+            device.complete_written(detached, written, kept.all()).unwrap();
+            kept.clear();
+            device.flush();
+            assert_eq!(rig.driver.pop_used().unwrap(), Some((token, written.min(answer_len))));
+            assert_eq!(rig.read((answer + 1, 2), 2), [0xA5, 0x5A], "{features:?}");
+            rig.free(answer);
+        }
+    }
+}
+
+/// A device may write behind what it reports as written: a disk's status behind data that never came.
+#[test]
+fn whatever_was_written_is_logged() {
+    const PAGE: u64 = 4096;
+    for packed in [false, true] {
+        for late in [false, true] {
+            let mut rig = rig(RingFeatures { packed, ..RingFeatures::default() });
+            let mut device = device(&rig);
+            let memory = rig.memory.clone();
+            let log = DirtyLog::new(Arc::new(Mapping::anonymous((DATA / PAGE / 8 + 64) as usize).unwrap()));
+            device.set_log(Some(RingLog { log: log.clone(), used_ring: None }));
+            let buffers = [DATA + PAGE, DATA + 3 * PAGE].map(|addr| (GuestAddr(addr), 16));
+            rig.driver.add(&[(GuestAddr(DATA), 16)], &buffers, 1).unwrap();
+            rig.driver.publish();
+            let mut burst = Burst::new();
+            device.pop(&memory, &mut burst, 1).unwrap();
+            let chain = burst.take().unwrap();
+            if late {
+                let mut kept = KeptRuns::new();
+                kept.keep(&memory, burst.writable(&chain), 0, usize::MAX).unwrap();
+                let detached = device.detach(chain);
+                device.complete_written(detached, 0, kept.all()).unwrap();
+            } else {
+                device.complete_scattered(&burst, chain, 0);
+            }
+            device.flush();
+            assert_eq!(rig.driver.pop_used().unwrap(), Some((1, 0)));
+            let marked = [0, 1, 2, 3].map(|page| log.is_marked(GuestAddr(DATA + page * PAGE)));
+            assert_eq!(marked, [false, true, false, true], "packed {packed}, late {late}");
+        }
     }
 }

@@ -1,0 +1,328 @@
+//! Runs of guest memory that are used on after the borrow they were validated in: by a disk, by the kernel.
+//!
+//! A chain's buffers are [`MemSlice`]s that borrow the memory. Whoever starts an operation that ends later keeps the runs here,
+//! together with the memory they lie in. The list is refilled from operation to operation and allocates nothing once it is warm.
+
+use crate::{GuestMemory, MemSlice};
+use libc::iovec;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A list keeps its allocation from one use to the next up to this many runs; a longer one is an exception and gives it back.
+const CAPACITY_KEPT: usize = 256;
+
+/// A stretch of a [`KeptRuns`]: what one [`KeptRuns::keep`] added. It names runs of that list alone, until its next
+/// [`KeptRuns::clear`]; elsewhere it names others, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Part {
+    first: u32,
+    end: u32,
+}
+
+impl Part {
+    fn range(self) -> Range<usize> {
+        self.first as usize..self.end as usize
+    }
+}
+
+/// Runs of one guest's memory, with the memory itself, which stays mapped as long as they are kept.
+#[derive(Debug, Default)]
+pub struct KeptRuns {
+    memory: Option<Arc<GuestMemory>>,
+    /// Each was a slice of `memory`, or is the rest of one.
+    runs: Vec<iovec>,
+    /// Runs that lack their first bytes, and how many: one for each part that was advanced.
+    trimmed: Vec<(usize, usize)>,
+}
+
+// SAFETY: the pointers lead into memory that `memory` keeps mapped and that tolerates access from any thread.
+unsafe impl Send for KeptRuns {}
+// SAFETY: as above.
+unsafe impl Sync for KeptRuns {}
+
+impl KeptRuns {
+    /// An empty list.
+    pub const fn new() -> Self {
+        Self { memory: None, runs: Vec::new(), trimmed: Vec::new() }
+    }
+
+    /// Forgets the runs and lets go of the memory.
+    pub fn clear(&mut self) {
+        self.memory = None;
+        self.runs.clear();
+        self.trimmed.clear();
+        if self.runs.capacity() > CAPACITY_KEPT {
+            self.runs = Vec::new();
+        }
+    }
+
+    /// Appends up to `len` bytes of `segments` from position `skip` on, fewer if the list ends before; each segment is
+    /// a run by itself.
+    ///
+    /// `None`: a segment is not of `memory`, or `memory` is another one than that of the runs kept already. Nothing is added then.
+    pub fn keep(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        segments: &[MemSlice<'_>],
+        skip: usize,
+        len: usize,
+    ) -> Option<Part> {
+        if self.memory.as_ref().is_some_and(|kept| !Arc::ptr_eq(kept, memory)) {
+            return None;
+        }
+        let first = self.runs.len();
+        let (mut skip, mut left) = (skip, len);
+        for segment in segments {
+            if left == 0 {
+                break;
+            }
+            let (_, rest) = segment.split_at(skip);
+            skip -= segment.len() - rest.len();
+            let (now, _) = rest.split_at(left);
+            if now.is_empty() {
+                continue;
+            }
+            if !memory.holds(&now) {
+                self.runs.truncate(first);
+                return None;
+            }
+            left -= now.len();
+            self.runs.push(iovec { iov_base: now.as_ptr().cast(), iov_len: now.len() });
+        }
+        if self.memory.is_none() {
+            self.memory = Some(Arc::clone(memory));
+        }
+        // A chain has a few thousand segments at most.
+        Some(Part { first: first as u32, end: self.runs.len() as u32 })
+    }
+
+    /// The runs of a part, in order, for the kernel: pointers into guest memory that are valid as long as the list is neither
+    /// cleared nor dropped. Others may write there at any moment.
+    pub fn iovecs(&self, part: Part) -> &[iovec] {
+        self.runs.get(part.range()).unwrap_or(&[])
+    }
+
+    /// The runs of a part, in order.
+    pub fn slices(&self, part: Part) -> impl Iterator<Item = MemSlice<'_>> {
+        // SAFETY: each run was a slice of `memory`, which is kept mapped for as long as `self` is borrowed and not cleared.
+        self.iovecs(part).iter().map(|run| unsafe { MemSlice::new(run.iov_base.cast(), run.iov_len) })
+    }
+
+    /// All runs, in order.
+    pub fn all(&self) -> impl Iterator<Item = MemSlice<'_>> {
+        self.slices(Part { first: 0, end: self.runs.len() as u32 })
+    }
+
+    /// Bytes of a part.
+    pub fn len(&self, part: Part) -> usize {
+        self.iovecs(part).iter().map(|run| run.iov_len).sum()
+    }
+
+    /// Whether a part has no bytes.
+    pub fn is_empty(&self, part: Part) -> bool {
+        self.iovecs(part).is_empty()
+    }
+
+    /// Whether every run of a part begins at a multiple of `align` bytes and is a multiple long: what direct I/O asks for.
+    pub fn is_aligned(&self, part: Part, align: usize) -> bool {
+        let is_multiple =
+            |run: &iovec| run.iov_base.addr().is_multiple_of(align) && run.iov_len.is_multiple_of(align);
+        self.iovecs(part).iter().all(is_multiple)
+    }
+
+    /// Takes the first `len` bytes out of a part, for an operation that got that far and goes on; more than it has empty it.
+    /// [`Self::restore`] undoes it.
+    pub fn advance(&mut self, part: &mut Part, len: usize) {
+        let mut left = len;
+        for index in part.range() {
+            let Some(run) = self.runs.get_mut(index) else { return };
+            if left < run.iov_len {
+                self.trim(index, left);
+                return;
+            }
+            left -= run.iov_len;
+            self.untrim(index);
+            part.first += 1;
+        }
+    }
+
+    /// Makes every run whole again. Parts that were advanced begin with the run that they had got to.
+    pub fn restore(&mut self) {
+        while let Some(&(index, _)) = self.trimmed.last() {
+            self.untrim(index);
+        }
+    }
+
+    /// Takes fewer bytes off the beginning of a run than it has.
+    fn trim(&mut self, index: usize, len: usize) {
+        let run = &mut self.runs[index];
+        run.iov_base = run.iov_base.cast::<u8>().wrapping_add(len).cast();
+        run.iov_len -= len;
+        match self.trimmed.iter_mut().find(|(other, _)| *other == index) {
+            Some((_, before)) => *before += len,
+            None => self.trimmed.push((index, len)),
+        }
+    }
+
+    fn untrim(&mut self, index: usize) {
+        let Some(found) = self.trimmed.iter().position(|(other, _)| *other == index) else { return };
+        let (_, len) = self.trimmed.swap_remove(found);
+        let run = &mut self.runs[index];
+        run.iov_base = run.iov_base.cast::<u8>().wrapping_sub(len).cast();
+        run.iov_len += len;
+    }
+
+    /// Copies bytes of a part out, from its position `offset` on; returns how many there were.
+    pub fn read(&self, part: Part, offset: usize, out: &mut [u8]) -> usize {
+        let (mut skip, mut done) = (offset, 0);
+        for slice in self.slices(part) {
+            let (_, rest) = slice.split_at(skip);
+            skip -= slice.len() - rest.len();
+            done += rest.read(&mut out[done..]);
+            if done == out.len() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Copies `data` into a part, from its position `offset` on; returns how many bytes found room.
+    pub fn write(&self, part: Part, offset: usize, data: &[u8]) -> usize {
+        let (mut skip, mut done) = (offset, 0);
+        for slice in self.slices(part) {
+            let (_, rest) = slice.split_at(skip);
+            skip -= slice.len() - rest.len();
+            done += rest.write(&data[done..]);
+            if done == data.len() {
+                break;
+            }
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FrontendAddr, GuestAddr, Mapping, Region};
+
+    fn memory() -> Arc<GuestMemory> {
+        let region = |guest| {
+            let mapping = Arc::new(Mapping::anonymous(4096).unwrap());
+            Region::new(GuestAddr(guest), FrontendAddr(guest), 4096, mapping).unwrap()
+        };
+        Arc::new(GuestMemory::new(vec![region(0), region(4096)]).unwrap())
+    }
+
+    fn lens(kept: &KeptRuns, part: Part) -> Vec<usize> {
+        kept.iovecs(part).iter().map(|run| run.iov_len).collect()
+    }
+
+    #[test]
+    fn each_part_is_a_stretch_of_the_segments() {
+        let memory = memory();
+        let slice = |at, len| memory.slice(GuestAddr(at), len).unwrap();
+        let segments = [slice(0, 100), slice(100, 50), MemSlice::empty(), slice(4000, 96), slice(4096, 4)];
+        let mut kept = KeptRuns::new();
+        let all = kept.keep(&memory, &segments, 0, usize::MAX).unwrap();
+        assert_eq!((lens(&kept, all), kept.len(all)), (vec![100, 50, 96, 4], 250));
+        let middle = kept.keep(&memory, &segments, 99, 56).unwrap();
+        assert_eq!((lens(&kept, middle), lens(&kept, all).len()), (vec![1, 50, 5], 4));
+        let none = kept.keep(&memory, &segments, 250, 9).unwrap();
+        assert!(kept.is_empty(none) && kept.all().count() == 7);
+    }
+
+    #[test]
+    fn parts_are_read_and_written_by_position() {
+        let memory = memory();
+        let slice = |at, len| memory.slice(GuestAddr(at), len).unwrap();
+        let mut kept = KeptRuns::new();
+        let first = kept.keep(&memory, &[slice(10, 3)], 0, 3).unwrap();
+        let second = kept.keep(&memory, &[slice(20, 2), slice(30, 4)], 0, 6).unwrap();
+        assert_eq!(kept.write(second, 1, &[1, 2, 3, 4, 5, 6]), 5);
+        assert_eq!(kept.write(first, 3, &[9]), 0);
+        let mut out = [0; 8];
+        assert_eq!((kept.read(second, 0, &mut out), out), (6, [0, 1, 2, 3, 4, 5, 0, 0]));
+        assert_eq!((slice(21, 1).read(&mut out[..1]), out[0]), (1, 1));
+    }
+
+    #[test]
+    fn an_operation_goes_on_where_it_stopped() {
+        let memory = memory();
+        let slice = |at, len| memory.slice(GuestAddr(at), len).unwrap();
+        let mut kept = KeptRuns::new();
+        let mut part = kept.keep(&memory, &[slice(0, 512), slice(1024, 512)], 0, 1024).unwrap();
+        let tail = kept.keep(&memory, &[slice(1536, 1)], 0, 1).unwrap();
+        assert!(kept.is_aligned(part, 512) && !kept.is_aligned(tail, 512));
+        kept.advance(&mut part, 12);
+        assert_eq!((lens(&kept, part), kept.is_aligned(part, 512)), (vec![500, 512], false));
+        kept.write(part, 0, &[7]);
+        let mut byte = [0];
+        slice(12, 1).read(&mut byte);
+        assert_eq!(byte, [7]);
+        kept.advance(&mut part, 500);
+        assert_eq!(lens(&kept, part), [512]);
+        kept.advance(&mut part, 1000);
+        assert_eq!((kept.len(part), kept.len(tail)), (0, 1));
+        assert_eq!(kept.all().map(|run| run.len()).collect::<Vec<_>>(), [512, 512, 1]);
+    }
+
+    #[test]
+    fn what_was_taken_off_is_put_back() {
+        let memory = memory();
+        let mut kept = KeptRuns::new();
+        let segments = [memory.slice(GuestAddr(0), 64).unwrap(), memory.slice(GuestAddr(64), 64).unwrap()];
+        let one = kept.keep(&memory, &segments, 0, 128).unwrap();
+        let two = kept.keep(&memory, &segments, 0, 128).unwrap();
+        let (mut first, mut second) = (one, two);
+        for _ in 0..10 {
+            kept.advance(&mut first, 7);
+            kept.advance(&mut second, 3);
+        }
+        assert_eq!((lens(&kept, first), lens(&kept, second)), (vec![58], vec![34, 64]));
+        kept.restore();
+        assert_eq!((lens(&kept, one), lens(&kept, two)), (vec![64, 64], vec![64, 64]));
+        assert_eq!(kept.iovecs(one)[1].iov_base.addr() - kept.iovecs(one)[0].iov_base.addr(), 64);
+    }
+
+    #[test]
+    fn only_the_guest_s_own_memory_is_kept() {
+        let (memory, other) = (memory(), memory());
+        let mut bytes = [0; 16];
+        let good = memory.slice(GuestAddr(0), 16).unwrap();
+        let mut kept = KeptRuns::new();
+        assert!(kept.keep(&memory, &[good, MemSlice::from_mut(&mut bytes)], 0, 32).is_none());
+        assert!(kept.keep(&other, &[good], 0, 16).is_none() && kept.all().count() == 0);
+        let part = kept.keep(&memory, &[good], 0, 16).unwrap();
+        assert!(kept.keep(&other, &[other.slice(GuestAddr(0), 4).unwrap()], 0, 4).is_none());
+        kept.clear();
+        assert!(kept.keep(&other, &[other.slice(GuestAddr(0), 4).unwrap()], 0, 4).is_some());
+        assert_eq!(kept.len(part), 4, "a part of another time names other runs, never foreign memory");
+    }
+
+    #[test]
+    fn the_memory_stays_as_long_as_it_is_kept() {
+        let memory = memory();
+        let mut kept = KeptRuns::new();
+        let part = kept.keep(&memory, &[memory.slice(GuestAddr(8), 8).unwrap()], 0, 8).unwrap();
+        let gone = Arc::downgrade(&memory);
+        drop(memory);
+        assert!(gone.upgrade().is_some());
+        assert_eq!(kept.write(part, 0, &[1; 8]), 8);
+        kept.clear();
+        assert!(gone.upgrade().is_none() && kept.iovecs(part).is_empty());
+    }
+
+    #[test]
+    fn only_a_usual_allocation_is_kept() {
+        let memory = memory();
+        let segments: Vec<_> = (0..300).map(|index| memory.slice(GuestAddr(index * 2), 1).unwrap()).collect();
+        let mut kept = KeptRuns::new();
+        kept.keep(&memory, &segments[..200], 0, 200).unwrap();
+        kept.clear();
+        assert!((200..=CAPACITY_KEPT).contains(&kept.runs.capacity()));
+        kept.keep(&memory, &segments, 0, 300).unwrap();
+        kept.clear();
+        assert_eq!(kept.runs.capacity(), 0);
+    }
+}
