@@ -212,7 +212,7 @@ impl DmaTable {
     }
 
     /// The memory of the maps as they are now. Maps that go on where another ends, also in the file, are one region: rings
-    /// and buffers of a driver behind a virtual IOMMU are mapped page by page, and a ring must lie inside one region.
+    /// and buffers of a driver behind a virtual IOMMU are mapped page by page.
     fn renew(&mut self) {
         let mut regions: Vec<Region> = Vec::new();
         for region in self.maps.values().filter_map(|map| map.region.as_ref()) {
@@ -222,7 +222,7 @@ impl DmaTable {
             }
         }
         // Maps do not overlap, and there are never more than regions may be.
-        let memory = GuestMemory::new(regions).expect("maps that were checked one by one");
+        let memory = GuestMemory::after(&self.memory, regions).expect("maps that were checked one by one");
         self.memory = Arc::new(memory);
     }
 

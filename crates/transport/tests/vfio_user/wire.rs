@@ -304,7 +304,8 @@ pub(crate) fn name(event: &Event) -> String {
         | Event::QueueEnable { index, .. }
         | Event::QueueCall { index, .. }
         | Event::QueueKicked { index }
-        | Event::QueueRefused { index, .. } => format!("{name} {index}"),
+        | Event::QueueRefused { index, .. }
+        | Event::QueueFailed { index, .. } => format!("{name} {index}"),
         _ => name,
     }
 }
