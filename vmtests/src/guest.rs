@@ -106,6 +106,8 @@ pub struct GuestConfig {
     pub cpus: u32,
     /// QEMU's machine.
     pub machine: String,
+    /// Whether its memory is QEMU's own, which nobody can map; cards on vhost-user sockets need it shared.
+    pub private_memory: bool,
     /// Cards on vhost-user sockets.
     pub nics: Vec<Nic>,
     /// Further arguments of QEMU.
@@ -122,6 +124,7 @@ impl GuestConfig {
             memory_mb: 256,
             cpus: 1,
             machine: "q35".to_owned(),
+            private_memory: false,
             nics: Vec::new(),
             arguments: Vec::new(),
             kernel_arguments: String::new(),
@@ -169,9 +172,13 @@ impl Guest {
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
         command.args(lab.accelerator.arguments(config.cpus));
         command.args(["-m", &config.memory_mb.to_string()]);
-        command.args(["-machine", &format!("{},memory-backend=mem", config.machine)]);
-        command
-            .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mb)]);
+        if config.private_memory {
+            command.args(["-machine", &config.machine]);
+        } else {
+            command.args(["-machine", &format!("{},memory-backend=mem", config.machine)]);
+            let memory = format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mb);
+            command.args(["-object", &memory]);
+        }
         command.args(["-serial", &format!("file:{}", kernel_log.display())]);
         command.args(["-serial", &format!("unix:{},server=on,wait=on", control.display())]);
         command.arg("-kernel").arg(&lab.kernel).arg("-initrd").arg(&lab.initramfs);

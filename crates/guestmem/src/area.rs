@@ -1,6 +1,6 @@
 //! An owned run of guest memory with atomic words: where rings live.
 
-use crate::{GuestMemory, MemSlice};
+use crate::{GuestMemory, Mapping, MemSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -13,6 +13,8 @@ pub struct MemArea {
     start: *mut u8,
     len: usize,
     memory: Option<Arc<GuestMemory>>,
+    /// What it lies in, if that is not a mapping of the memory's regions.
+    _mapping: Option<Arc<Mapping>>,
     _private: Option<Arc<[AtomicU64]>>,
 }
 
@@ -43,14 +45,28 @@ impl MemArea {
     /// # Safety
     /// `start..start + len` lies in a mapping that `memory` keeps alive.
     pub(crate) unsafe fn new(start: *mut u8, len: usize, memory: Arc<GuestMemory>) -> Self {
-        Self { start, len, memory: Some(memory), _private: None }
+        Self { start, len, memory: Some(memory), _mapping: None, _private: None }
+    }
+
+    /// The first `len` bytes of `mapping`, which shows bytes of `memory` in another place. `len` must be no more than it has.
+    #[cfg(not(miri))]
+    pub(crate) fn of_mapping(mapping: Arc<Mapping>, len: usize, memory: Arc<GuestMemory>) -> Self {
+        assert!(len <= mapping.len(), "an area past the end of its mapping");
+        let start = mapping.start();
+        Self { start, len, memory: Some(memory), _mapping: Some(mapping), _private: None }
     }
 
     /// Private zeroed memory of at least `len` bytes, 8-aligned: for tests and for drivers of our own.
     pub fn private(len: usize) -> Self {
         let words: Arc<[AtomicU64]> = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
         // The words are only ever accessed through the pointer, by atomics, for as long as the Arc lives.
-        Self { start: words.as_ptr().cast_mut().cast(), len, memory: None, _private: Some(words) }
+        Self {
+            start: words.as_ptr().cast_mut().cast(),
+            len,
+            memory: None,
+            _mapping: None,
+            _private: Some(words),
+        }
     }
 
     /// Length in bytes.

@@ -30,6 +30,8 @@ mod mapping;
 mod memory;
 pub mod sigbus;
 mod slice;
+#[cfg(not(miri))]
+mod stitch;
 mod table;
 pub mod tally;
 pub mod vectored;

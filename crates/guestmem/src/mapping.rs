@@ -186,7 +186,7 @@ impl Mapping {
         Ok(Self::adopt(start, len, 0))
     }
 
-    fn adopt(start: *mut u8, len: usize, skip: usize) -> Self {
+    pub(crate) fn adopt(start: *mut u8, len: usize, skip: usize) -> Self {
         Self {
             start,
             len,

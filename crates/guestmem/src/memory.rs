@@ -1,8 +1,12 @@
 //! One guest's memory: regions by guest address.
 
+#[cfg(not(miri))]
+use crate::stitch::Stitched;
 use crate::{FrontendAddr, GuestAddr, Mapping, MemArea, MemSlice};
 use std::ops::Range;
 use std::sync::Arc;
+#[cfg(not(miri))]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 /// Regions accepted at most: what an index of [`RegionHint`] can name. A front-end with memory slots needs 509
@@ -136,6 +140,21 @@ impl Region {
         &self.mapping
     }
 
+    #[cfg(not(miri))]
+    pub(crate) fn mapping_shared(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    #[cfg(not(miri))]
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    #[cfg(not(miri))]
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Never true: empty regions are refused.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -198,6 +217,9 @@ pub struct GuestMemory {
     regions: Box<[Region]>,
     /// Where the mappings are, by their first address.
     mapped: Box<[Range<usize>]>,
+    /// Runs that cross regions, for areas.
+    #[cfg(not(miri))]
+    stitched: Mutex<Vec<Stitched>>,
 }
 
 // SAFETY: the raw pointers lead into mappings that `regions` keep alive.
@@ -229,7 +251,29 @@ impl GuestMemory {
             read_only: places(true),
             mapped: extents_of(&regions),
             regions: regions.into(),
+            #[cfg(not(miri))]
+            stitched: Mutex::default(),
         })
+    }
+
+    /// As [`GuestMemory::new`], for memory that comes after `before`: areas in use that cross regions there, and consist of the
+    /// same bytes here, are shared and not made again.
+    pub fn after(before: &Self, regions: Vec<Region>) -> Result<Self, MemoryFault> {
+        let memory = Self::new(regions)?;
+        #[cfg(not(miri))]
+        {
+            let known = before.lock_stitched();
+            let kept = known.iter().filter(|run| run.is_used() && run.is_in(&memory.regions)).cloned();
+            *memory.lock_stitched() = kept.collect();
+        }
+        #[cfg(miri)]
+        let _ = before;
+        Ok(memory)
+    }
+
+    #[cfg(not(miri))]
+    fn lock_stitched(&self) -> MutexGuard<'_, Vec<Stitched>> {
+        self.stitched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One region of zeroed private memory at guest address `guest`: for tests and guests of our own.
@@ -247,7 +291,10 @@ impl GuestMemory {
 
     /// Whether any region's file was truncated under us.
     pub fn is_dead(&self) -> bool {
-        self.regions.iter().any(|region| region.mapping.is_dead())
+        let is_dead = self.regions.iter().any(|region| region.mapping.is_dead());
+        #[cfg(not(miri))]
+        let is_dead = is_dead || self.lock_stitched().iter().any(|run| run.mapping().is_dead());
+        is_dead
     }
 
     /// The bytes at `addr`: up to `len`, fewer where the region ends first, `None` where there is none, or only one for
@@ -298,11 +345,36 @@ impl GuestMemory {
         Some(unsafe { MemSlice::new(place.host.add(offset as usize), len) })
     }
 
-    /// Exactly `len` bytes at `addr` inside one region, kept alive by the result.
+    /// Exactly `len` bytes at `addr`, kept alive by the result: inside one region, or in several that follow each other page by
+    /// page in shared files.
     pub fn area(self: &Arc<Self>, addr: GuestAddr, len: usize) -> Option<MemArea> {
-        let start = self.slice(addr, len)?.as_ptr();
+        let Some(slice) = self.slice(addr, len) else { return self.area_across(addr, len) };
         // SAFETY: the slice was just checked; the area holds this memory.
-        Some(unsafe { MemArea::new(start, len, Arc::clone(self)) })
+        Some(unsafe { MemArea::new(slice.as_ptr(), len, Arc::clone(self)) })
+    }
+
+    #[cold]
+    #[cfg(not(miri))]
+    fn area_across(self: &Arc<Self>, addr: GuestAddr, len: usize) -> Option<MemArea> {
+        let mut stitched = self.lock_stitched();
+        let known = stitched.iter().position(|run| run.is(addr, len));
+        let index = known.map_or_else(
+            || {
+                let run = Stitched::new(&self.regions, addr, len)?;
+                // Those that nobody uses are of a queue that is gone.
+                stitched.retain(Stitched::is_used);
+                stitched.push(run);
+                Some(stitched.len() - 1)
+            },
+            Some,
+        )?;
+        let mapping = Arc::clone(stitched[index].mapping());
+        Some(MemArea::of_mapping(mapping, len, Arc::clone(self)))
+    }
+
+    #[cfg(miri)]
+    fn area_across(self: &Arc<Self>, _: GuestAddr, _: usize) -> Option<MemArea> {
+        None
     }
 
     /// The guest address of a front-end address.

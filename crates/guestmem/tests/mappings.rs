@@ -445,5 +445,93 @@ fn kept_runs_of_a_truncated_file_are_an_error_for_the_kernel() {
     assert!(errors.iter().all(|error| error.raw_os_error() == Some(libc::EFAULT)), "{errors:?}");
     // A write of our own ends with the mapping dead, not with the process.
     assert_eq!(kept.write(part, 0, &[1]), 1);
+}
+
+/// Pages of two files that follow each other for the guest, in an order of their own.
+fn scattered(file: &std::os::fd::OwnedFd, other: &std::os::fd::OwnedFd) -> Vec<Region> {
+    let whole = Arc::new(Mapping::file(file, 0, MIB).unwrap());
+    let part = |guest, offset| Region::part(GuestAddr(guest), 4096, Arc::clone(&whole), offset).unwrap();
+    let one = Arc::new(Mapping::file(other, 0x3000, 4096).unwrap());
+    let another = Region::part(GuestAddr(0x12000), 4096, one, 0).unwrap();
+    vec![part(0x10000, 0x9000), part(0x11000, 0x2000), another, part(0x13000, 0x2000)]
+}
+
+#[test]
+fn an_area_crosses_regions() {
+    let (file, other) = (memfd(MIB), memfd(MIB));
+    let memory = Arc::new(GuestMemory::new(scattered(&file, &other)).unwrap());
+    let area = memory.area(GuestAddr(0x10800), 0x3000).unwrap();
+    assert_eq!(area.len(), 0x3000);
+    assert!(area.is_aligned(2048) && !area.is_aligned(4096));
+    for at in (0..0x3000).step_by(8) {
+        area.store_u64(at, 1 + at as u64, Ordering::Relaxed);
+    }
+    // The last 2 KiB are the same page as another's, which was written last.
+    let word = |fd: &std::os::fd::OwnedFd, at: u64| {
+        let mut bytes = [0; 8];
+        rustix::io::pread(fd, &mut bytes, at).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    assert_eq!((word(&file, 0x9800), word(&file, 0x9ff8)), (1, 0x7f9));
+    assert_eq!((word(&other, 0x3000), word(&other, 0x3ff8)), (0x1801, 0x27f9));
+    assert_eq!((word(&file, 0x2000), word(&file, 0x27f8)), (0x2801, 0x2ff9), "written last");
+    assert_eq!(word(&file, 0x2800), 0x1001);
+    // What the guest writes is seen.
+    rustix::io::pwrite(&file, &7u64.to_ne_bytes(), 0x9800).unwrap();
+    assert_eq!(area.load_u64(0, Ordering::Relaxed), 7);
+    // The area outlives the memory's other users.
+    drop(memory);
+    assert_eq!(area.load_u64(8, Ordering::Relaxed), 9);
+}
+
+#[test]
+fn areas_that_cannot_be_in_one_piece_are_none() {
+    let (file, other) = (memfd(MIB), memfd(MIB));
+    let memory = Arc::new(GuestMemory::new(scattered(&file, &other)).unwrap());
+    assert!(memory.area(GuestAddr(0x10000), 0x4000).is_some());
+    assert!(memory.area(GuestAddr(0x10000), 0x4001).is_none(), "no memory behind");
+    assert!(memory.area(GuestAddr(0xf800), 0x1800).is_none(), "no memory before");
+    assert!(memory.area(GuestAddr(0x10000), usize::MAX).is_none());
+    let mapping = Arc::new(Mapping::file(&file, 0, MIB).unwrap());
+    let part =
+        |guest, len, offset| Region::part(GuestAddr(guest), len, Arc::clone(&mapping), offset).unwrap();
+    let area = |regions| Arc::new(GuestMemory::new(regions).unwrap()).area(GuestAddr(0x1000), 0x2000);
+    assert!(area(vec![part(0x1000, 0x1000, 0x5000), part(0x2000, 0x1000, 0)]).is_some());
+    assert!(area(vec![part(0x1000, 0x1000, 0x5000), part(0x2000, 0x1000, 0x10)]).is_none(), "no page");
+    assert!(area(vec![part(0x1000, 0x800, 0x5000), part(0x1800, 0x1800, 0)]).is_none(), "in mid-page");
+    let read_only = part(0x2000, 0x1000, 0).read_only();
+    assert!(area(vec![part(0x1000, 0x1000, 0x5000), read_only]).is_none(), "for reading only");
+    let private = Arc::new(Mapping::anonymous(0x4000).unwrap());
+    let part = |guest, offset| Region::part(GuestAddr(guest), 0x1000, Arc::clone(&private), offset).unwrap();
+    assert!(area(vec![part(0x1000, 0x3000), part(0x2000, 0)]).is_none(), "private pages exist once");
+}
+
+/// Memory that changes elsewhere leaves an area where it is; one whose pages change is made anew.
+#[test]
+fn areas_across_regions_stay_when_other_memory_changes() {
+    let (file, other) = (memfd(MIB), memfd(MIB));
+    let mut regions = scattered(&file, &other);
+    let before = Arc::new(GuestMemory::new(regions.clone()).unwrap());
+    let area = before.area(GuestAddr(0x10000), 0x4000).unwrap();
+    regions.push(region(&file, 0x10_0000, 0, 0x1000));
+    let after = Arc::new(GuestMemory::after(&before, regions.clone()).unwrap());
+    let same = after.area(GuestAddr(0x10000), 0x4000).unwrap();
+    assert_eq!(format!("{:?}", same.as_slice()), format!("{:?}", area.as_slice()));
+    regions[1] = region(&file, 0x11000, 0x8000, 0x1000);
+    let moved = Arc::new(GuestMemory::after(&after, regions).unwrap());
+    let new = moved.area(GuestAddr(0x10000), 0x4000).unwrap();
+    new.store_u64(0x1000, 5, Ordering::Relaxed);
+    assert_ne!(area.load_u64(0x1000, Ordering::Relaxed), 5);
+}
+
+#[test]
+fn a_file_that_shrinks_under_an_area_across_regions_costs_its_memory_only() {
+    let (file, other) = (memfd(MIB), memfd(MIB));
+    let memory = Arc::new(GuestMemory::new(scattered(&file, &other)).unwrap());
+    let area = memory.area(GuestAddr(0x10000), 0x4000).unwrap();
+    area.store_u64(0x2000, 5, Ordering::Relaxed);
+    assert!(!memory.is_dead());
+    ftruncate(&other, 0).unwrap();
+    assert_eq!(area.load_u64(0x2000, Ordering::Relaxed), 0);
     assert!(memory.is_dead());
 }

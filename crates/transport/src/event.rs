@@ -1,10 +1,11 @@
 //! What a session of either transport tells the host, and what the host tells back.
 
-use guestmem::{GuestAddr, GuestMemory};
+use crate::vfio_user::RelayFault;
+use guestmem::GuestMemory;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use thiserror::Error;
-use virtqueue::{QueueSetup, RingArea, RingState, SetupFault};
+use virtqueue::{QueueSetup, RingState, SetupFault};
 
 /// Something that the device world must do, in the order received. Each is answered by one `finish` of its session
 /// ([vhost-user](crate::vhost_user::Session::finish), [vfio-user](crate::vfio_user::Session::finish)). A *running* ring is
@@ -85,7 +86,16 @@ pub enum Event {
         /// What is wrong with it.
         fault: QueueFault,
     },
-    /// The driver's doorbell came as a message instead of through the ring's kick fd: as if that were readable.
+    /// A relayed ring is of no use any more; its driver was told that the device needs a reset. Nothing to carry out: for logs
+    /// and facts.
+    QueueFailed {
+        /// Which ring.
+        index: u16,
+        /// What was wrong.
+        fault: RelayFault,
+    },
+    /// The driver's doorbell came as a message instead of through the ring's kick fd: as if that were readable. Of a relayed ring:
+    /// chains are there now.
     QueueKicked {
         /// Which ring.
         index: u16,
@@ -128,6 +138,9 @@ pub struct QueueStart {
     pub err: Option<OwnedFd>,
     /// Whether chains are to be served already.
     pub enabled: bool,
+    /// The ring is relayed: its memory is this, not the guest's, and stays when that changes. The host makes kick and call
+    /// itself, and says when the call was written ([`queue_called`](crate::vfio_user::Session::queue_called)).
+    pub memory: Option<Arc<GuestMemory>>,
 }
 
 /// A ring that goes on with a new setup: the host takes the queue's state, drops the queue, and makes it
@@ -148,16 +161,19 @@ pub enum QueueFault {
     /// Size, addresses or alignment.
     #[error(transparent)]
     Setup(#[from] SetupFault),
-    /// The ring lies in memory that came without a file descriptor.
+    /// The ring lies in memory that came without a file descriptor, and messages of the client's hold too little.
     #[error(
-        "{area} at {addr}: in memory that is reached by messages only; accepted is memory shared by a file descriptor"
+        "in memory that is reached by messages only, with a max_data_xfer_size of {most}; accepted are {least} and more, or memory shared by a file descriptor"
     )]
-    ByMessages {
-        /// Which part.
-        area: RingArea,
-        /// Its address.
-        addr: GuestAddr,
+    Transfers {
+        /// Bytes of the client's messages.
+        most: usize,
+        /// Bytes that are needed.
+        least: usize,
     },
+    /// No memory for a relayed ring.
+    #[error("no memory for its copy")]
+    NoMemory,
     /// No descriptor could be made for the queue's notifications.
     #[error("no file descriptor for its notifications: {0}")]
     Descriptor(std::io::ErrorKind),

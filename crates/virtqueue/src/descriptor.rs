@@ -5,38 +5,42 @@ use guestmem::GuestAddr;
 use std::sync::atomic::Ordering;
 
 /// `VIRTQ_DESC_F_NEXT`: the buffer goes on in another descriptor.
-pub(crate) const NEXT: u16 = 1;
+pub const NEXT: u16 = 1;
 /// `VIRTQ_DESC_F_WRITE`: for the device to write.
-pub(crate) const WRITE: u16 = 2;
+pub const WRITE: u16 = 2;
 /// `VIRTQ_DESC_F_INDIRECT`: the buffer holds a table of descriptors.
-pub(crate) const INDIRECT: u16 = 4;
+pub const INDIRECT: u16 = 4;
 /// `VIRTQ_DESC_F_AVAIL`, packed ring only (virtio 1.3 §2.8.1).
-pub(crate) const AVAIL: u16 = 1 << 7;
+pub const AVAIL: u16 = 1 << 7;
 /// `VIRTQ_DESC_F_USED`, packed ring only.
-pub(crate) const USED: u16 = 1 << 15;
+pub const USED: u16 = 1 << 15;
 
 /// Bytes of a descriptor of either form.
-pub(crate) const DESCRIPTOR_SIZE: usize = 16;
+pub const DESCRIPTOR_SIZE: usize = 16;
 
 /// A descriptor of either form, in host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    pub(crate) addr: GuestAddr,
-    pub(crate) len: u32,
-    pub(crate) flags: u16,
+pub struct Descriptor {
+    /// The buffer, or the table of an indirect one.
+    pub addr: GuestAddr,
+    /// Its bytes.
+    pub len: u32,
+    /// [`NEXT`], [`WRITE`], [`INDIRECT`]; in a packed ring also [`AVAIL`] and [`USED`].
+    pub flags: u16,
     /// Split: the next descriptor's index. Packed: the buffer id.
-    pub(crate) link: u16,
+    pub link: u16,
 }
 
 impl Descriptor {
+    /// Whether any bit of `flag` is set.
     #[inline(always)]
-    pub(crate) fn is(&self, flag: u16) -> bool {
+    pub fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
     /// From the two 64-bit words of a split descriptor: addr; len, flags, next (virtio 1.3 §2.7.5).
     #[inline(always)]
-    pub(crate) fn from_split(words: [u64; 2], big: bool) -> Self {
+    pub fn from_split(words: [u64; 2], big: bool) -> Self {
         let (addr, rest) = (u64::from_le(words[0]), u64::from_le(words[1]));
         let (len, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as u16);
         if big {
@@ -52,7 +56,7 @@ impl Descriptor {
 
     /// The reverse of [`Self::from_split`].
     #[inline(always)]
-    pub(crate) fn to_split(self, big: bool) -> [u64; 2] {
+    pub fn to_split(self, big: bool) -> [u64; 2] {
         let Self { addr: GuestAddr(addr), len, flags, link } = self;
         let (addr, len, flags, link) = if big {
             (addr.swap_bytes(), len.swap_bytes(), flags.swap_bytes(), link.swap_bytes())
@@ -64,7 +68,7 @@ impl Descriptor {
 
     /// From the two words of a packed descriptor: addr; len, id, flags (virtio 1.3 §2.8.13).
     #[inline(always)]
-    pub(crate) fn from_packed(words: [u64; 2]) -> Self {
+    pub fn from_packed(words: [u64; 2]) -> Self {
         let rest = u64::from_le(words[1]);
         Self {
             addr: GuestAddr(u64::from_le(words[0])),
@@ -76,7 +80,7 @@ impl Descriptor {
 
     /// The reverse of [`Self::from_packed`].
     #[inline(always)]
-    pub(crate) fn to_packed(self) -> [u64; 2] {
+    pub fn to_packed(self) -> [u64; 2] {
         let rest = u64::from(self.len) | u64::from(self.link) << 32 | u64::from(self.flags) << 48;
         [self.addr.0.to_le(), rest.to_le()]
     }

@@ -1,41 +1,46 @@
 //! When the other side asked to be told (virtio 1.3 §2.7.10, §2.8.14).
 
 /// Split ring without EVENT_IDX, `used.flags`: `VIRTQ_USED_F_NO_NOTIFY`.
-pub(crate) const NO_NOTIFY: u16 = 1;
+pub const NO_NOTIFY: u16 = 1;
 /// Split ring without EVENT_IDX, `avail.flags`: `VIRTQ_AVAIL_F_NO_INTERRUPT`.
-pub(crate) const NO_INTERRUPT: u16 = 1;
+pub const NO_INTERRUPT: u16 = 1;
 
 /// Packed ring: `RING_EVENT_FLAGS_ENABLE`.
-pub(crate) const ENABLE: u16 = 0;
+pub const ENABLE: u16 = 0;
 /// Packed ring: `RING_EVENT_FLAGS_DISABLE`.
-pub(crate) const DISABLE: u16 = 1;
+pub const DISABLE: u16 = 1;
 /// Packed ring with EVENT_IDX: `RING_EVENT_FLAGS_DESC`.
-pub(crate) const DESC: u16 = 2;
+pub const DESC: u16 = 2;
 
 /// Whether the step from `old` to `new` passes `event`: the other side wants to hear when the entry with
 /// index `event` is there. All free-running.
 #[inline(always)]
-pub(crate) fn passes(event: u16, new: u16, old: u16) -> bool {
+pub fn passes(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
 /// The packed ring's event suppression structure as one word: offset, wrap counter, flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PackedEvent {
-    pub(crate) offset: u16,
-    pub(crate) wrap: bool,
-    pub(crate) flags: u16,
+pub struct PackedEvent {
+    /// Of the descriptor that is asked for.
+    pub offset: u16,
+    /// The wrap counter of that lap.
+    pub wrap: bool,
+    /// [`ENABLE`], [`DISABLE`] or [`DESC`].
+    pub flags: u16,
 }
 
 impl PackedEvent {
+    /// From the word as it lies in memory.
     #[inline(always)]
-    pub(crate) fn from_word(word: u32) -> Self {
+    pub fn from_word(word: u32) -> Self {
         let word = u32::from_le(word);
         Self { offset: word as u16 & 0x7fff, wrap: word & 0x8000 != 0, flags: (word >> 16) as u16 & 3 }
     }
 
+    /// The word as it lies in memory.
     #[inline(always)]
-    pub(crate) fn to_word(self) -> u32 {
+    pub fn to_word(self) -> u32 {
         let off_wrap = u32::from(self.offset & 0x7fff) | u32::from(self.wrap) << 15;
         (off_wrap | u32::from(self.flags) << 16).to_le()
     }
@@ -43,7 +48,7 @@ impl PackedEvent {
     /// Whether the other side wants to hear that `added` descriptors now end before `next`, the position
     /// with wrap counter `wrap` in a ring of `size`.
     #[inline(always)]
-    pub(crate) fn wants(self, event_idx: bool, next: u16, wrap: bool, added: u16, size: u16) -> bool {
+    pub fn wants(self, event_idx: bool, next: u16, wrap: bool, added: u16, size: u16) -> bool {
         if self.flags == DISABLE {
             return false;
         }

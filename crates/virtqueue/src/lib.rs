@@ -37,6 +37,7 @@ mod setup;
 mod split;
 mod split_driver;
 mod walk;
+pub mod wire;
 
 pub use burst::{Burst, Chain};
 pub use detached::{Detached, ForeignChain};

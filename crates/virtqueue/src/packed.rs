@@ -13,15 +13,17 @@ use std::sync::atomic::{Ordering, compiler_fence, fence};
 
 /// A place in the ring, with the wrap counter that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) index: u16,
-    pub(crate) wrap: bool,
+pub struct Position {
+    /// Of a descriptor.
+    pub index: u16,
+    /// Whether this lap marks what is available by a set [`AVAIL`] bit (virtio 1.3 §2.8.1).
+    pub wrap: bool,
 }
 
 impl Position {
     /// `count` descriptors further in a ring of `size`; `count` is at most `size`.
     #[inline(always)]
-    pub(crate) fn forward(self, count: u16, size: u16) -> Self {
+    pub fn forward(self, count: u16, size: u16) -> Self {
         let index = u32::from(self.index) + u32::from(count);
         if index >= u32::from(size) {
             Self { index: (index - u32::from(size)) as u16, wrap: !self.wrap }
@@ -39,7 +41,7 @@ impl Position {
 
     /// The flags of a descriptor that was made available in this lap (virtio 1.3 §2.8.1).
     #[inline(always)]
-    fn wanted(self) -> u16 {
+    pub fn wanted(self) -> u16 {
         if self.wrap { AVAIL } else { USED }
     }
 
@@ -437,7 +439,7 @@ const LAP: u64 = (((AVAIL | USED) as u64) << 48).to_le();
 /// The second word of a used descriptor. Its length counts only with the write flag, which is set if and
 /// only if something was written (virtio 1.3 §2.8.6).
 #[inline(always)]
-pub(crate) fn used_word(id: u16, written: u32, wrap: bool) -> u64 {
+pub fn used_word(id: u16, written: u32, wrap: bool) -> u64 {
     let lap = if wrap { AVAIL | USED } else { 0 };
     let write = WRITE * u16::from(written != 0);
     let used = Descriptor { addr: GuestAddr(0), len: written, flags: lap | write, link: id };

@@ -8,6 +8,7 @@ mod firmware;
 mod hotplug;
 mod linux;
 mod matrix;
+mod memory;
 mod model;
 mod place;
 mod registers;
@@ -23,6 +24,9 @@ const TESTS: &[Test] = &[
     Test { name: "mapped_doorbells", body: matrix::mapped_doorbells },
     Test { name: "several_queue_pairs", body: matrix::several_queue_pairs },
     Test { name: "virtual_iommu", body: matrix::virtual_iommu },
+    Test { name: "private_memory", body: memory::private_memory },
+    Test { name: "private_memory_behind_an_iommu", body: memory::private_memory_behind_an_iommu },
+    Test { name: "large_rings_behind_an_iommu", body: memory::large_rings_behind_an_iommu },
     Test { name: "added_while_it_runs", body: matrix::added_while_it_runs },
     Test { name: "offloads_and_addresses", body: softmac::offloads_and_addresses },
     Test { name: "legacy_driver_by_choice", body: linux::legacy_driver_by_choice },

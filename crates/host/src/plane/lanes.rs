@@ -156,8 +156,18 @@ impl GuestPort {
         self.close_lanes(port, index, now, leads_somewhere);
         for lanes in &uplinks {
             let missing = |live: &Live| !live.lanes.iter().any(|lane| lane.is_of(lanes));
-            let ring = slot.lock().as_ref().filter(|live| missing(live)).map(|live| live.queue.size().get());
-            let Some(ring) = ring.filter(|_| lanes.may_open(&port.name, pair)) else { continue };
+            let ring = slot.lock().as_ref().filter(|live| missing(live)).map(|live| {
+                let is_guests = Arc::ptr_eq(&live.memory, memory);
+                (live.queue.size().get(), is_guests)
+            });
+            let ring = ring.filter(|_| lanes.may_open(&port.name, pair));
+            let Some((ring, is_guests)) = ring else { continue };
+            if !is_guests {
+                // There is nothing to lend: a frame was copied already.
+                let why = "the guest's memory is reached by messages";
+                lanes.refuse(&port.name, pair, Refused::lasting(why));
+                continue;
+            }
             if acknowledged.is_some_and(|acknowledged| acknowledged.has(Features::IN_ORDER)) {
                 // One frame that sticks would hold up the ring: its completions have to be in order.
                 let why = "the driver uses its ring in order (VIRTIO_F_IN_ORDER)";

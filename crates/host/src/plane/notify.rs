@@ -20,7 +20,12 @@ impl Wake {
 
     /// Takes the wake-ups back; to be called when awake.
     pub(super) fn clear(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
+        self.take();
+    }
+
+    /// As [`Self::clear`]; whether there were some.
+    pub(super) fn take(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0u8; 8]).is_ok()
     }
 }
 

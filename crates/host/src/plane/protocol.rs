@@ -10,8 +10,9 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use thiserror::Error;
-use transport::event::{Event, Outcome, Outgoing};
+use transport::event::{Event, Outcome, Outgoing, QueueStart};
 use transport::pci::{self, Description};
 use transport::vfio_user::{self, ClientFault, OfferFault};
 use transport::vhost_user::{self, FrontendFault};
@@ -21,6 +22,8 @@ use virtqueue::Endian;
 const NETWORK: u16 = 1;
 /// PCI class of an Ethernet controller.
 const ETHERNET: u32 = 0x02_0000;
+/// How often the ring of a relayed queue is looked at whose doorbell nobody reads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the other side broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -53,12 +56,23 @@ pub(super) struct Function {
     session: vfio_user::Session,
     /// One for each queue: what is written when its doorbell comes as a message.
     kicks: Vec<OwnedFd>,
+    /// The queues that are relayed: what their workers sleep on, and write.
+    relayed: Vec<Option<RelayedEnd>>,
+    /// Nobody writes the kicks: relayed queues are to be looked at, as they were last.
+    mapped: bool,
+    looked: Instant,
     /// Signalled by workers whose queue calls by INTx.
     interrupt: Wake,
     /// Signalled by the client when the guest has handled INTx; an eventfd.
     resample: Option<Arc<OwnedFd>>,
     /// What the client gave for an interrupt and was signalled last: an eventfd.
     raised: Option<Arc<OwnedFd>>,
+}
+
+/// The eventfds of a relayed queue, whose driver and whose worker have a ring each.
+struct RelayedEnd {
+    kick: Wake,
+    call: Wake,
 }
 
 impl Protocol {
@@ -115,8 +129,18 @@ impl Protocol {
         };
         function.into_iter().flat_map(|function| {
             let resample = function.resample.as_ref().map(|fd| fd.as_fd());
-            std::iter::once(function.interrupt.as_fd()).chain(resample)
+            let relayed = function.relayed.iter().zip(&function.kicks);
+            let relayed = relayed.filter_map(|(end, kick)| Some([end.as_ref()?.call.as_fd(), kick.as_fd()]));
+            std::iter::once(function.interrupt.as_fd()).chain(resample).chain(relayed.flatten())
         })
+    }
+
+    /// Whether [`Self::attend`] is to be called from time to time: a driver whose queue is relayed rings unheard.
+    pub(super) fn is_polled(&self) -> bool {
+        match self {
+            Self::VhostUser(_) => false,
+            Self::VfioUser(function) => function.mapped && function.relayed.iter().any(Option::is_some),
+        }
     }
 
     /// Sees to what [`Self::descriptors`] said.
@@ -164,10 +188,15 @@ impl Function {
             kicks,
             interrupt: interrupt.as_fd().try_clone_to_owned()?,
             region_file,
+            // A network device only reads its transmit queues.
+            readable_only: (1..queues).step_by(2).collect(),
         };
         Ok(Self {
             session: vfio_user::Session::new(offer)?,
+            relayed: own.iter().map(|_| None).collect(),
             kicks: own,
+            mapped: config.mapped,
+            looked: Instant::now(),
             interrupt,
             resample: None,
             raised: None,
@@ -178,8 +207,18 @@ impl Function {
     fn next_event(&mut self) -> Result<Option<Event>, ClientFault> {
         while let Some(event) = self.session.next_event()? {
             match event {
-                Event::QueueKicked { index } => {
-                    self.kicks.get(usize::from(index)).into_iter().for_each(|kick| signal(kick.as_fd()));
+                Event::QueueKicked { index } => self.kick(index),
+                Event::QueueStart(start) if start.memory.is_some() => match self.relay(*start) {
+                    Ok(start) => return Ok(Some(Event::QueueStart(Box::new(start)))),
+                    Err(error) => {
+                        tracing::warn!(%error, "a queue does not start: no descriptors for it");
+                        self.session.finish(Outcome::Failed);
+                        continue;
+                    }
+                },
+                Event::QueueStop { index } => {
+                    self.relayed.get_mut(usize::from(index)).into_iter().for_each(|end| *end = None);
+                    return Ok(Some(Event::QueueStop { index }));
                 }
                 Event::Interrupt(eventfd) => self.raise(Some(eventfd)),
                 Event::Resample(fd) => self.resample = fd.filter(|fd| accept_eventfd(fd)),
@@ -190,8 +229,48 @@ impl Function {
         Ok(None)
     }
 
-    /// A worker has used buffers of a queue that calls by INTx, or the guest has handled INTx.
+    /// Wakes the worker of a queue: its driver rang, or its relay has chains for it.
+    fn kick(&self, index: u16) {
+        let index = usize::from(index);
+        match (self.relayed.get(index), self.kicks.get(index)) {
+            (Some(Some(end)), _) => end.kick.wake(),
+            (_, Some(kick)) => signal(kick.as_fd()),
+            _ => {}
+        }
+    }
+
+    /// Gives a relayed queue the eventfds between its worker and its relay.
+    fn relay(&mut self, mut start: QueueStart) -> io::Result<QueueStart> {
+        let end = RelayedEnd { kick: Wake::new()?, call: Wake::new()? };
+        start.kick = Some(end.kick.as_fd().try_clone_to_owned()?);
+        start.call = Some(end.call.as_fd().try_clone_to_owned()?);
+        if let Some(place) = self.relayed.get_mut(usize::from(start.index)) {
+            *place = Some(end);
+        }
+        Ok(start)
+    }
+
+    /// Hands on what the drivers and the workers of relayed queues said.
+    fn attend_relayed(&mut self) {
+        let is_due = self.mapped && self.looked.elapsed() >= LOOK_INTERVAL;
+        if is_due {
+            self.looked = Instant::now();
+        }
+        let Self { session, kicks, relayed, .. } = self;
+        for ((end, kick), index) in relayed.iter().zip(&*kicks).zip(0..) {
+            let Some(end) = end else { continue };
+            if end.call.take() {
+                session.queue_called(index);
+            }
+            if rustix::io::read(kick, &mut [0u8; 8]).is_ok() || is_due {
+                session.queue_notified(index);
+            }
+        }
+    }
+
+    /// A worker has used buffers of a queue that calls by INTx or of one that is relayed, or the guest has handled INTx.
     fn attend(&mut self) {
+        self.attend_relayed();
         self.interrupt.clear();
         let interrupt = self.session.queue_interrupt();
         self.raise(interrupt);

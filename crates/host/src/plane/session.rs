@@ -193,7 +193,8 @@ impl<'s> Connection<'s> {
         wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
         let calls: Vec<_> = self.protocol.descriptors().collect();
         wait.extend(calls.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let timeout = self.control.is_polled().then_some(CONTROL_INTERVAL);
+        let looks = self.control.is_polled() || self.protocol.is_polled();
+        let timeout = looks.then_some(CONTROL_INTERVAL);
         match poll(&mut wait, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error).into()),
@@ -209,8 +210,9 @@ impl<'s> Connection<'s> {
             self.guest.attention.clear();
             self.attend()?;
         }
-        if calls {
+        if calls || self.protocol.is_polled() {
             self.protocol.attend();
+            self.carry_out()?;
         }
         if control || self.control.is_polled() {
             self.serve_control();
@@ -321,6 +323,12 @@ impl<'s> Connection<'s> {
             }
             Event::ConfigWrite { offset, bytes, .. } => self.write_config(offset, &bytes),
             Event::QueueRefused { index, fault } => self.refuse(index, &fault.to_string()),
+            Event::QueueFailed { index, fault } => {
+                let text = format!("queue {index} retired: {fault}");
+                tracing::warn!(port = self.serving.port.name, "{text}");
+                self.guest.facts.lock().fault = Some(text);
+                Outcome::Done
+            }
             // These are settled by the protocol.
             Event::QueueKicked { .. } | Event::Interrupt(_) | Event::Resample(_) => Outcome::Done,
         }
@@ -383,18 +391,19 @@ impl<'s> Connection<'s> {
     }
 
     fn start(&mut self, start: QueueStart) -> Outcome {
-        let QueueStart { index, setup, state, kick, call, err, enabled } = start;
+        let QueueStart { index, setup, state, kick, call, err, enabled, memory } = start;
         let (Ok(kick), Ok(call), Ok(error)) = (usable(kick), usable(call), usable(err)) else {
             return self.refuse(index, "a kick, call or error descriptor is no eventfd");
         };
         let Some(acknowledged) = self.acknowledged else {
             return self.refuse(index, "no features were agreed");
         };
-        let queue = match self.queue(&setup, state).map(|queue| directed(queue, index)) {
+        let memory = memory.unwrap_or_else(|| Arc::clone(&self.memory));
+        let queue = match self.queue(&memory, &setup, state).map(|queue| directed(queue, index)) {
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
-        let (memory, rules) = (Arc::clone(&self.memory), Rules::new(acknowledged));
+        let rules = Rules::new(acknowledged);
         let call = call.map(Arc::new);
         let polled = kick.is_none();
         let (moderation, lanes, blocked) = (Moderation::default(), Vec::new(), None);
@@ -423,15 +432,20 @@ impl<'s> Connection<'s> {
     /// A queue that goes on where it stood. The ring itself tells how far it was used; the front-end's word counts only
     /// where it does not: a back-end before us may have been killed, and then the front-end does not know. A driver that set the ring up
     /// with us just now begins at its beginning, whatever is in that memory.
-    fn queue(&self, setup: &virtqueue::QueueSetup, state: RingState) -> Result<DeviceQueue, SetupFault> {
+    fn queue(
+        &self,
+        memory: &Arc<GuestMemory>,
+        setup: &virtqueue::QueueSetup,
+        state: RingState,
+    ) -> Result<DeviceQueue, SetupFault> {
         let state = if matches!(self.protocol, Protocol::VfioUser(_)) {
             state
         } else if setup.features.packed {
-            RingState::resume_packed(&self.memory, setup)?.unwrap_or(state)
+            RingState::resume_packed(memory, setup)?.unwrap_or(state)
         } else {
-            RingState::resume_split(&self.memory, setup)?
+            RingState::resume_split(memory, setup)?
         };
-        DeviceQueue::new(&self.memory, setup, state)
+        DeviceQueue::new(memory, setup, state)
     }
 
     fn refuse(&self, index: u16, why: &str) -> Outcome {

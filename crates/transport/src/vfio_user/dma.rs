@@ -5,6 +5,7 @@
 
 use super::ClientFault;
 use super::message::{ACCESS_SIZE, Command, Header, Payload, emit_command};
+use super::relay::{Move, Way};
 use guestmem::GuestAddr;
 use std::collections::VecDeque;
 use thiserror::Error;
@@ -33,12 +34,27 @@ pub enum DmaFault {
     Range { address: GuestAddr, len: usize },
 }
 
+/// What a relay's access is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    /// The ring.
+    pub(super) index: u16,
+    /// Which of those that the ring was.
+    pub(super) serial: u64,
+    pub(super) way: Way,
+    pub(super) part: Move,
+    /// How often the client's maps had changed when it began.
+    pub(super) maps_before: u64,
+}
+
 /// An access whose reply is awaited.
 #[derive(Debug)]
 struct Awaited {
     id: u16,
     command: Command,
     len: usize,
+    /// `None`: the host.
+    owner: Option<Owner>,
 }
 
 /// The accesses of one session.
@@ -58,14 +74,27 @@ impl Accesses {
     }
 
     pub(super) fn read(&mut self, address: GuestAddr, len: usize) -> u16 {
-        self.begin(Command::DmaRead, address, len, &[])
+        self.begin(Command::DmaRead, address, len, &[], None)
     }
 
     pub(super) fn write(&mut self, address: GuestAddr, bytes: &[u8]) -> u16 {
-        self.begin(Command::DmaWrite, address, bytes.len(), bytes)
+        self.begin(Command::DmaWrite, address, bytes.len(), bytes, None)
     }
 
-    fn begin(&mut self, command: Command, address: GuestAddr, len: usize, data: &[u8]) -> u16 {
+    /// A relay's access: writes `data`, or reads.
+    pub(super) fn relay(&mut self, owner: Owner, data: Option<&[u8]>) {
+        let command = if data.is_some() { Command::DmaWrite } else { Command::DmaRead };
+        self.begin(command, owner.part.remote, owner.part.len, data.unwrap_or(&[]), Some(owner));
+    }
+
+    fn begin(
+        &mut self,
+        command: Command,
+        address: GuestAddr,
+        len: usize,
+        data: &[u8],
+        owner: Option<Owner>,
+    ) -> u16 {
         while self.awaited.iter().any(|access| access.id == self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
         }
@@ -73,7 +102,7 @@ impl Accesses {
         self.next_id = id.wrapping_add(1);
         let place = Payload::default().u64(address.0).u64(len as u64).0;
         self.held.push_back(emit_command(id, command, &[&place, data]));
-        self.awaited.push(Awaited { id, command, len });
+        self.awaited.push(Awaited { id, command, len, owner });
         id
     }
 
@@ -82,18 +111,18 @@ impl Accesses {
         self.held.pop_front()
     }
 
-    /// The client's reply to one of them.
+    /// The client's reply to one of them; that to a relay's is returned.
     pub(super) fn reply(
         &mut self,
         header: &Header,
         error: Option<u32>,
         payload: &[u8],
-    ) -> Result<(), ClientFault> {
+    ) -> Result<Option<(Owner, DmaDone)>, ClientFault> {
         let Header { id, command, .. } = *header;
         let unexpected = ClientFault::UnexpectedReply { id, command };
         let matches = |access: &Awaited| access.id == id && access.command as u16 == command;
         let at = self.awaited.iter().position(matches).ok_or(unexpected)?;
-        let Awaited { command, len, .. } = self.awaited.remove(at);
+        let Awaited { command, len, owner, .. } = self.awaited.remove(at);
         let most = if command == Command::DmaRead { ACCESS_SIZE + len } else { ACCESS_SIZE };
         let wrong = ClientFault::ReplySize { command, size: payload.len(), most };
         let result = match (error, command) {
@@ -103,8 +132,14 @@ impl Accesses {
             (None, Command::DmaWrite) if payload.len() <= most => Ok(Vec::new()),
             (None, _) => return Err(wrong),
         };
-        self.done.push_back(DmaDone { id, result });
-        Ok(())
+        let done = DmaDone { id, result };
+        match owner {
+            Some(owner) => Ok(Some((owner, done))),
+            None => {
+                self.done.push_back(done);
+                Ok(None)
+            }
+        }
     }
 
     pub(super) fn next_done(&mut self) -> Option<DmaDone> {

@@ -145,6 +145,26 @@ impl DmaTable {
         })
     }
 
+    /// Bytes from `address` on inside one map where the device may write (or read); zero: none.
+    pub(super) fn run(&self, address: u64, write: bool) -> u64 {
+        let needed = if write { MAP_WRITE } else { MAP_READ };
+        let map = self.maps.range(..=address).next_back().filter(|(_, map)| map.access & needed != 0);
+        map.map_or(0, |(start, map)| map.size.saturating_sub(address - start))
+    }
+
+    /// Whether `len` bytes at `address` lie inside maps, one behind the other, where the device may write (or read).
+    pub(super) fn covers(&self, address: u64, len: u64, write: bool) -> bool {
+        let Some(end) = address.checked_add(len) else { return false };
+        let mut at = address;
+        while at < end {
+            match self.run(at, write) {
+                0 => return false,
+                run => at = at.saturating_add(run),
+            }
+        }
+        true
+    }
+
     /// Whether the byte at `address` can be reached by messages only.
     pub(super) fn by_messages(&self, address: u64) -> bool {
         self.allows(address, 1, false)
@@ -192,7 +212,7 @@ impl DmaTable {
     }
 
     /// The memory of the maps as they are now. Maps that go on where another ends, also in the file, are one region: rings
-    /// and buffers of a driver behind a virtual IOMMU are mapped page by page, and a ring must lie inside one region.
+    /// and buffers of a driver behind a virtual IOMMU are mapped page by page.
     fn renew(&mut self) {
         let mut regions: Vec<Region> = Vec::new();
         for region in self.maps.values().filter_map(|map| map.region.as_ref()) {
@@ -202,7 +222,7 @@ impl DmaTable {
             }
         }
         // Maps do not overlap, and there are never more than regions may be.
-        let memory = GuestMemory::new(regions).expect("maps that were checked one by one");
+        let memory = GuestMemory::after(&self.memory, regions).expect("maps that were checked one by one");
         self.memory = Arc::new(memory);
     }
 

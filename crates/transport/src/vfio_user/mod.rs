@@ -26,7 +26,9 @@
 //! * **Memory.** Guest addresses are the client's DMA addresses. Rings that run move to each new memory with the event that
 //!   brings it; one whose memory went away is suspended (setup `None`) until it is mapped again. Memory that comes without a
 //!   descriptor is reached by messages ([`Session::dma_read`], [`Session::dma_write`]), which go out only when no command
-//!   waits for its reply: a client holds its locks until then. A ring cannot run there.
+//!   waits for its reply: a client holds its locks until then. A ring there is *relayed*: the host is given a ring and memory of
+//!   our own ([`QueueStart::memory`]) with a kick and a call that it makes itself, and says when the call is written
+//!   ([`Session::queue_called`]); what goes between the two rings is in `relay/`.
 //! * **Interrupts.** A queue with an MSI-X vector gets the client's own eventfd as its call. With INTx it gets the host's
 //!   ([`Offer::interrupt`]); when that is signalled, [`Session::queue_interrupt`] keeps the ISR status and says whether the
 //!   client's eventfd is to be signalled.
@@ -75,6 +77,8 @@ mod memory;
 mod message;
 mod offer;
 mod queues;
+mod relay;
+mod relays;
 mod session;
 mod version;
 
@@ -84,6 +88,7 @@ pub use fault::{ClientFault, Refusal};
 pub use memory::{DMA_MAPS_MAX, MAPPED_MAX, MAPPINGS_MAX};
 pub use message::{Command, DATA_MAX, FDS_MAX};
 pub use offer::{Offer, OfferFault};
+pub use relay::{ARENA_LEN, CHAIN_LEN_MAX, RelayFault};
 pub use session::Session;
 
 use info::REGIONS;

@@ -17,6 +17,8 @@ pub struct Offer {
     /// The file that the client maps instead of the notify page, if the function's description says so; its bytes are those
     /// of the BAR, so it reaches to the end of the page. A client dies of one that is too short.
     pub region_file: Option<OwnedFd>,
+    /// Queues whose device never writes, as [`DeviceQueue::readable_only`](virtqueue::DeviceQueue::readable_only) has it.
+    pub readable_only: Vec<u16>,
 }
 
 /// Why there can be no such session.

@@ -1,5 +1,6 @@
 //! The rings: what the function's effects and the client's memory make of them.
 
+use super::relays::Relayed;
 use super::session::Session;
 use crate::event::{Event, QueueFault, QueueRestart, QueueStart};
 use crate::pci::{self, Cause, Line};
@@ -29,11 +30,15 @@ enum Phase {
 pub(super) struct Ring {
     phase: Phase,
     /// As the driver described it; `None` while it is stopped.
-    setup: Option<QueueSetup>,
+    pub(super) setup: Option<QueueSetup>,
     /// Whether the driver lets it be used.
     ready: bool,
     /// Whether the host was told to serve it.
-    enabled: bool,
+    pub(super) enabled: bool,
+    /// Whether its driver uses the legacy interface.
+    pub(super) legacy: bool,
+    /// It lies in memory that messages reach: what carries it to the ring that the host serves. Then `call` is none.
+    pub(super) relayed: Option<Relayed>,
     /// What the host calls the driver by.
     call: Option<Arc<OwnedFd>>,
 }
@@ -76,7 +81,9 @@ impl Session {
 
     fn queue_start(&mut self, start: pci::QueueStart) -> Result<QueueStart, QueueFault> {
         let pci::QueueStart { index, setup, legacy } = start;
-        setup.check(self.memory()).map_err(|fault| self.queue_fault(fault))?;
+        if let Err(fault) = setup.check(self.memory()) {
+            return self.relayed_start(index, setup, legacy, fault);
+        }
         // Where the notify page is mapped nobody writes a kick.
         let kick = self.kicks.get(usize::from(index)).filter(|_| self.region_file.is_none());
         let kick = kick.map(|kick| another(kick)).transpose()?;
@@ -85,24 +92,42 @@ impl Session {
         let ready = legacy || self.function.is_driver_ok();
         let enabled = ready && self.is_served(index);
         if let Some(ring) = self.rings.get_mut(usize::from(index)) {
-            *ring = Ring { phase: Phase::Running, setup: Some(setup.clone()), ready, enabled, call: line };
+            let (phase, setup) = (Phase::Running, Some(setup.clone()));
+            *ring = Ring { phase, setup, ready, enabled, legacy, call: line, relayed: None };
         }
-        Ok(QueueStart { index, setup, state: RingState::default(), kick, call, err: None, enabled })
+        let state = RingState::default();
+        Ok(QueueStart { index, setup, state, kick, call, err: None, enabled, memory: None })
     }
 
-    /// A ring outside mapped memory may be in memory that is reached by messages: that has a name of its own.
-    fn queue_fault(&self, fault: SetupFault) -> QueueFault {
-        match fault {
-            SetupFault::OutsideMemory { area, addr, .. } if self.dma_table.by_messages(addr.0) => {
-                QueueFault::ByMessages { area, addr }
-            }
-            fault => fault.into(),
+    /// A ring that cannot be mapped: the host serves a copy of it, if it can be carried.
+    fn relayed_start(
+        &mut self,
+        index: u16,
+        setup: QueueSetup,
+        legacy: bool,
+        fault: SetupFault,
+    ) -> Result<QueueStart, QueueFault> {
+        let relayed = self.new_relay(index, &setup, fault)?;
+        let (own, memory) = (relayed.own_setup().clone(), Some(Arc::clone(relayed.memory())));
+        let ready = legacy || self.function.is_driver_ok();
+        let enabled = ready && self.is_served(index);
+        if let Some(ring) = self.rings.get_mut(usize::from(index)) {
+            let (phase, setup, relayed) = (Phase::Running, Some(setup), Some(relayed));
+            *ring = Ring { phase, setup, ready, enabled, legacy, call: None, relayed };
         }
+        let (state, kick, call, err) = (RingState::default(), None, None, None);
+        Ok(QueueStart { index, setup: own, state, kick, call, err, enabled, memory })
     }
 
     /// The function stops a ring. Nothing for the host to do if it never ran.
     pub(super) fn stop_queue(&mut self, index: u16) {
-        if self.rings.get(usize::from(index)).is_some_and(|ring| !ring.is_stopped()) {
+        let Some(ring) = self.rings.get(usize::from(index)).filter(|ring| !ring.is_stopped()) else { return };
+        let legacy = ring.legacy;
+        // What the client was sent to write is written before the driver learns that the ring is stopped. A legacy driver waits for
+        // nothing: the client answers only when that driver's reset is.
+        if self.end_relay(index) && !legacy {
+            self.draining = Some(index);
+        } else {
             self.push(Event::QueueStop { index });
         }
     }
@@ -123,6 +148,7 @@ impl Session {
             let enabled = ring.ready && served;
             if std::mem::replace(&mut ring.enabled, enabled) != enabled {
                 self.push(Event::QueueEnable { index, enabled });
+                self.go_on_relay(index);
             }
         }
     }
@@ -134,6 +160,9 @@ impl Session {
 
     /// The driver rang for a ring.
     pub(super) fn kick_queue(&mut self, index: u16) {
+        if self.relayed(index).is_some() {
+            return self.queue_notified(index);
+        }
         if self.rings.get(usize::from(index)).is_some_and(|ring| !ring.is_stopped()) {
             self.push(Event::QueueKicked { index });
         }
@@ -148,7 +177,7 @@ impl Session {
         let memory = Arc::clone(self.memory());
         let mut restart = Vec::new();
         for (ring, index) in self.rings.iter_mut().zip(0..) {
-            let Some(setup) = &ring.setup else { continue };
+            let Some(setup) = ring.setup.as_ref().filter(|_| ring.relayed.is_none()) else { continue };
             let setup = fits(setup, &memory).then(|| setup.clone());
             let before = ring.phase;
             ring.phase = if setup.is_some() { Phase::Running } else { Phase::Suspended };
@@ -171,7 +200,8 @@ impl Session {
     pub(super) fn calls_changed(&mut self) {
         for index in 0..self.rings.len() as u16 {
             let line = self.call_of(index);
-            let Some(ring) = self.rings.get_mut(usize::from(index)).filter(|ring| !ring.is_stopped()) else {
+            let ring = self.rings.get_mut(usize::from(index));
+            let Some(ring) = ring.filter(|ring| !ring.is_stopped() && ring.relayed.is_none()) else {
                 continue;
             };
             if is_same(&ring.call, &line) {

@@ -68,7 +68,17 @@ pub struct Session {
     pub(super) admin_queue: Option<u16>,
     /// By an administration command.
     pub(super) device_stopped: bool,
-    accesses: Accesses,
+    /// Queues whose device never writes.
+    pub(super) readable_only: Vec<u16>,
+    /// How many relays there were.
+    pub(super) relays_made: u64,
+    /// Which ring may send the next message.
+    pub(super) turn: usize,
+    /// How often the client's maps changed.
+    pub(super) maps_changes: u64,
+    /// A ring that is to stop when its writes are answered. Until then the function waits, and commands do not.
+    pub(super) draining: Option<u16>,
+    pub(super) accesses: Accesses,
     inbox: Inbox,
     fault: Option<ClientFault>,
     refusal: Option<Refusal>,
@@ -88,7 +98,7 @@ impl Session {
     /// Something of the offer cannot be or does not fit the rest.
     pub fn new(offer: Offer) -> Result<Self, OfferFault> {
         offer.check()?;
-        let Offer { function, kicks, interrupt, region_file } = offer;
+        let Offer { function, kicks, interrupt, region_file, readable_only } = offer;
         let admin_queue = function.admin_queue.map(|_| function.queue_size_max.len() as u16);
         let function = Function::new(function)?;
         Ok(Self {
@@ -102,6 +112,11 @@ impl Session {
             region_file: region_file.map(Arc::new),
             client: None,
             dma_table: DmaTable::default(),
+            readable_only,
+            relays_made: 0,
+            turn: 0,
+            maps_changes: 0,
+            draining: None,
             accesses: Accesses::default(),
             inbox: Inbox::default(),
             fault: None,
@@ -117,7 +132,7 @@ impl Session {
     /// Bytes that the next `recvmsg` should ask for, with room for [`FDS_MAX`](super::FDS_MAX) file descriptors. Zero: do
     /// not read now; finish events and send what is outgoing first.
     pub fn wanted(&self) -> usize {
-        let works = self.current.is_some() || self.effect.is_some();
+        let works = self.current.is_some() || self.effect.is_some() && self.draining.is_none();
         let is_busy = works || self.in_hand.is_some() || self.outgoing.len() >= OUTGOING_MAX;
         if self.fault.is_some() || is_busy { 0 } else { self.inbox.wanted() }
     }
@@ -175,6 +190,9 @@ impl Session {
         };
         let ring = ended.and_then(|index| self.rings.get_mut(usize::from(index)));
         ring.into_iter().for_each(Ring::stop);
+        if let InHand::Start(index) = in_hand {
+            self.relay_taken(index);
+        }
     }
 
     /// The next message to send, whole and in order, its descriptors with its first byte.
@@ -290,13 +308,15 @@ impl Session {
 
     /// One step on with the command in hand, whose events are all finished; `false`: there is none.
     fn go_on(&mut self) -> bool {
-        if let Some(accepted) = self.effect.take() {
-            self.function.finish(accepted);
-        }
-        if let Some(effect) = self.function.next_effect() {
-            self.effect = Some(true);
-            self.begin(effect);
-            return true;
+        if self.draining.is_none() {
+            if let Some(accepted) = self.effect.take() {
+                self.function.finish(accepted);
+            }
+            if let Some(effect) = self.function.next_effect() {
+                self.effect = Some(true);
+                self.begin(effect);
+                return true;
+            }
         }
         let Some(mut current) = self.current.take() else { return false };
         match current.writes.as_mut().and_then(|writes| self.next_write(writes)) {
@@ -344,12 +364,12 @@ impl Session {
         }
     }
 
-    fn push_interrupt(&mut self, eventfd: Option<Arc<OwnedFd>>) {
+    pub(super) fn push_interrupt(&mut self, eventfd: Option<Arc<OwnedFd>>) {
         self.events.extend(eventfd.map(Event::Interrupt));
     }
 
     /// An interrupt of the device: what to signal.
-    fn raise(&mut self, cause: Cause) -> Option<Arc<OwnedFd>> {
+    pub(super) fn raise(&mut self, cause: Cause) -> Option<Arc<OwnedFd>> {
         let before = self.function.intx_pending();
         let line = self.function.interrupt(cause);
         self.signal(line, before)
@@ -381,7 +401,7 @@ impl Session {
     }
 
     /// Sends accesses by messages, unless a command waits for its reply.
-    fn send_held(&mut self) {
+    pub(super) fn send_held(&mut self) {
         while self.current.is_none()
             && let Some(bytes) = self.accesses.next_message()
         {
@@ -392,7 +412,12 @@ impl Session {
     fn message(&mut self, message: Message) -> Result<(), ClientFault> {
         let header = message.header;
         let (no_reply, wrong_flags) = match header.kind {
-            Kind::Reply { error } => return self.accesses.reply(&header, error, &message.payload),
+            Kind::Reply { error } => {
+                if let Some((owner, done)) = self.accesses.reply(&header, error, &message.payload)? {
+                    self.relay_answered(owner, done.result.as_deref().map_err(|errno| *errno));
+                }
+                return Ok(());
+            }
             Kind::Command { no_reply, wrong_flags } => (no_reply, wrong_flags),
         };
         let command = Command::from_id(header.command);
@@ -425,12 +450,14 @@ impl Session {
                 if self.dma_table.map(&payload, fds.pop())? {
                     self.memory_changed();
                 }
+                self.maps_changed();
                 Ok(Reply::default())
             }
             Command::DmaUnmap => {
                 if self.dma_table.unmap(&payload)? {
                     self.memory_changed();
                 }
+                self.maps_changed();
                 // Clients read as many bytes as they sent.
                 Ok(Reply::of(payload))
             }

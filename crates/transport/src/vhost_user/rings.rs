@@ -147,7 +147,7 @@ impl Ring {
             Kick::Polled | Kick::Unknown => None,
         };
         let (call, err, enabled) = (self.call.take(), self.err.take(), self.enabled);
-        Ok(Some(QueueStart { index, setup, state, kick, call, err, enabled }))
+        Ok(Some(QueueStart { index, setup, state, kick, call, err, enabled, memory: None }))
     }
 
     /// The new setup of a ring that is not stopped, or `None` if its memory is gone.

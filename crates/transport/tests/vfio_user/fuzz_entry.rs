@@ -54,7 +54,9 @@ fn session(kind: u8) -> Session {
     let queues = function.queue_size_max.len() + usize::from(function.admin_queue.is_some());
     let kicks = (0..queues).map(|_| file(0)).collect();
     let region_file = mapped.then(|| file(2));
-    Session::new(Offer { function, kicks, interrupt: file(0), region_file }).expect("a sound offer")
+    let readable_only = vec![1];
+    Session::new(Offer { function, kicks, interrupt: file(0), region_file, readable_only })
+        .expect("a sound offer")
 }
 
 fn outcome(kind: u8) -> Outcome {

@@ -9,4 +9,5 @@ mod interrupts;
 mod memory;
 mod messages;
 mod qemu_order;
+mod relay;
 mod wire;

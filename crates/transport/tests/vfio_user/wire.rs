@@ -92,7 +92,7 @@ pub(crate) fn offer(function: Description) -> (Offer, HostEnd) {
         interrupt: interrupt.try_clone().unwrap(),
     };
     let region_file = function.mapped.then(|| memfd(4 * 4096));
-    (Offer { function, kicks, interrupt, region_file }, host)
+    (Offer { function, kicks, interrupt, region_file, readable_only: vec![1] }, host)
 }
 
 pub(crate) fn message(id: u16, command: u16, flags: u32, payload: &[u8]) -> Vec<u8> {
@@ -304,7 +304,8 @@ pub(crate) fn name(event: &Event) -> String {
         | Event::QueueEnable { index, .. }
         | Event::QueueCall { index, .. }
         | Event::QueueKicked { index }
-        | Event::QueueRefused { index, .. } => format!("{name} {index}"),
+        | Event::QueueRefused { index, .. }
+        | Event::QueueFailed { index, .. } => format!("{name} {index}"),
         _ => name,
     }
 }
