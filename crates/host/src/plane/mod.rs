@@ -214,6 +214,13 @@ impl Plane {
         self.groups.load().iter().for_each(|group| group.balance(elapsed));
     }
 
+    /// The time that each transmit queue of a port, or queue of an interface, was served since the start; none of an unknown port.
+    pub fn served(&self, port: &str) -> Vec<Duration> {
+        let ports = self.ports.load();
+        let seats = ports.iter().find(|other| other.name == port).into_iter().flat_map(|port| &port.seats);
+        seats.map(|seat| Duration::from_nanos(seat.busy_ns.load(Relaxed))).collect()
+    }
+
     fn start_ageing(&self) -> anyhow::Result<()> {
         let (switches, stopping) = (Arc::clone(&self.switches), Arc::clone(&self.stopping));
         let origin = self.origin;

@@ -9,8 +9,16 @@
 //! doubles. One that was [`LONG`] times longer would not have been saved: it halves, and ends at nothing. So a worker that has
 //! work all the time never sleeps, and one that is woken now and then does what it is woken for and sleeps again.
 //!
+//! A worker that has work is awake anyway, and then looking costs next to nothing: beside a source with work the others stay
+//! active for the longest linger, whatever was learned, and kicks are looked for every [`LOOK_INTERVAL`] however long rounds are.
+//!
 //! Nobody lingers on a CPU that others want: a guest that we wait for may be among them. If the kernel has taken the CPU away
 //! since the last time that there was nothing to do, sources rest at once for [`CROWDED`], and wake-ups bring the worker back.
+//!
+//! A source whose driver has no way to kick (a mapped doorbell, a queue without a kick descriptor) does not rest but *dozes*: with
+//! nothing else active the worker sleeps for a part of the time that the source has been silent, so its next frame waits
+//! at most that part longer than it had to, and a silent one costs a look every few milliseconds. What linger is to learn from
+//! sleeps it learns from these as well: a stream whose gaps are short is not dozed on at all.
 //!
 //! A [`WorkerMode::Sidecore`] expects work for longer, and has its CPU for itself; with [`Polling::Always`] nothing rests.
 
@@ -29,13 +37,17 @@ const LONG: u32 = 8;
 
 /// Rounds between two looks at the kick descriptors while something is active.
 const ROUNDS_PER_LOOK: u32 = 16;
+/// The same as a time, for rounds that are long: who kicks beside a hog waits no longer, and a round.
+const LOOK_INTERVAL: Duration = Duration::from_micros(100);
 /// Rounds without work after which each look asks whether others want the CPU.
 const ROUNDS_BEFORE_ASKING: u32 = 64;
 /// How long a CPU counts as wanted by others.
 const CROWDED: Duration = Duration::from_millis(10);
 
-/// How often queues whose driver gives no kick descriptor are looked at when they are idle: at first, and after some time.
-const DOZE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(4));
+/// The part of a silence that a doze lasts, and the shortest and longest doze. The shortest is not much longer than it takes to
+/// fall asleep and wake; it gives others a CPU that they want.
+const DOZE_PART: u32 = 4;
+const DOZE: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(4));
 
 /// What a worker does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +66,13 @@ pub(super) struct Pace {
     shares_cpu: bool,
     longest: Duration,
     linger: Duration,
-    doze: Duration,
+    /// When it went to sleep and has had no work since.
+    asleep_since: Option<Instant>,
+    /// There was work in the last round.
+    works: bool,
+    /// When the last round ended, and the last look was decided upon.
+    now: Instant,
+    looked: Instant,
     /// Times that the CPU was taken away, when that was asked last.
     preemptions: u64,
     crowded_until: Option<Instant>,
@@ -71,7 +89,10 @@ impl Pace {
             shares_cpu: !is_sidecore && polling == Polling::Adaptive,
             longest,
             linger: longest / 4,
-            doze: DOZE.0,
+            asleep_since: None,
+            works: false,
+            now: Instant::now(),
+            looked: Instant::now(),
             preemptions: 0,
             crowded_until: None,
             rounds: 0,
@@ -89,7 +110,11 @@ impl Pace {
         if self.crowded_until.is_some_and(|until| now >= until) {
             self.crowded_until = None;
         }
-        let linger = if self.crowded_until.is_some() { Duration::ZERO } else { self.linger };
+        let linger = match self.crowded_until {
+            _ if self.works => self.longest,
+            Some(_) => Duration::ZERO,
+            None => self.linger,
+        };
         (!self.always).then_some(linger)
     }
 
@@ -101,34 +126,48 @@ impl Pace {
         }
     }
 
-    /// What comes next. `active`: sources are; `dozing`: all of these are only looked at now and then.
-    pub(super) fn next(&mut self, active: bool, dozing: bool) -> Next {
+    /// What comes next. `active`: sources are; `silent`: all of these doze, and none has had work for so long.
+    pub(super) fn next(&mut self, active: bool, silent: Option<Duration>) -> Next {
         self.rounds = self.rounds.wrapping_add(1);
-        let looks = self.rounds.is_multiple_of(ROUNDS_PER_LOOK);
-        match (active, dozing) {
+        match (active, silent) {
             (false, _) if !self.always => Next::Sleep(None),
-            (true, true) if !self.always => {
-                let time = self.doze;
-                self.doze = (time * 2).min(DOZE.1);
-                Next::Sleep(Some(time))
+            (true, Some(silent)) if !self.always => {
+                Next::Sleep(Some((silent / DOZE_PART).clamp(DOZE.0, DOZE.1)))
             }
-            _ if looks => Next::Look { asks: self.shares_cpu && self.idle_rounds >= ROUNDS_BEFORE_ASKING },
+            _ if self.looks() => {
+                self.looked = self.now;
+                Next::Look { asks: self.shares_cpu && self.idle_rounds >= ROUNDS_BEFORE_ASKING }
+            }
             _ => Next::Round,
         }
     }
 
-    /// After each round: whether there was work in it.
-    pub(super) fn rounded(&mut self, worked: bool) {
-        if worked {
-            self.idle_rounds = 0;
-            self.doze = DOZE.0;
-        } else {
+    /// Whether it is time to look at the kick descriptors.
+    fn looks(&self) -> bool {
+        self.rounds.is_multiple_of(ROUNDS_PER_LOOK)
+            || self.now.saturating_duration_since(self.looked) >= LOOK_INTERVAL
+    }
+
+    /// Before each sleep.
+    pub(super) fn sleeps(&mut self, now: Instant) {
+        self.asleep_since.get_or_insert(now);
+    }
+
+    /// After each round: whether there was work in it, when it began and when it ended.
+    pub(super) fn rounded(&mut self, worked: bool, began: Instant, now: Instant) {
+        (self.works, self.now) = (worked, now);
+        if !worked {
             self.idle_rounds = self.idle_rounds.saturating_add(1);
+            return;
+        }
+        self.idle_rounds = 0;
+        if let Some(since) = self.asleep_since.take() {
+            self.slept(began.saturating_duration_since(since));
         }
     }
 
-    /// After each sleep that a kick has ended.
-    pub(super) fn slept(&mut self, time: Duration) {
+    /// Work has come after such a time of sleep.
+    fn slept(&mut self, time: Duration) {
         let shortest = self.longest / PARTS;
         if time < self.longest {
             self.linger = (self.linger * 2).clamp(shortest, self.longest);
@@ -153,57 +192,116 @@ mod tests {
         Instant::now()
     }
 
+    /// Work comes after a sleep of `time`.
+    fn sleep(pace: &mut Pace, time: Duration) {
+        let began = now();
+        pace.sleeps(began);
+        pace.rounded(true, began + time, began + time);
+        pace.rounded(false, began + time, began + time);
+    }
+
     #[test]
     fn sleeps_that_were_too_short_end_and_those_that_were_long_cost_nothing() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         for _ in 0..3 {
-            pace.slept(Duration::from_micros(40));
+            sleep(&mut pace, Duration::from_micros(40));
         }
         assert_eq!(pace.linger(now()), Some(LINGER));
         // Between the two nothing is learned.
-        pace.slept(LINGER * 2);
+        sleep(&mut pace, LINGER * 2);
         assert_eq!(pace.linger(now()), Some(LINGER));
         for _ in 0..8 {
-            pace.slept(Duration::from_secs(1));
+            sleep(&mut pace, Duration::from_secs(1));
         }
         assert_eq!(
             pace.linger(now()),
             Some(Duration::ZERO),
             "what wakes it once a second keeps it busy no longer"
         );
-        pace.slept(Duration::from_micros(40));
+        sleep(&mut pace, Duration::from_micros(40));
         assert_eq!(pace.linger(now()), Some(LINGER / PARTS));
+    }
+
+    #[test]
+    fn a_look_without_work_does_not_end_a_sleep() {
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        let began = now();
+        for looks in 0..50 {
+            let moment = began + LINGER * looks / 2;
+            pace.sleeps(moment);
+            pace.rounded(false, moment, moment);
+        }
+        pace.rounded(true, began + LINGER * 25, began + LINGER * 25);
+        pace.rounded(false, began + LINGER * 25, began + LINGER * 25);
+        assert_eq!(pace.linger(now()), Some(LINGER / 8), "it was one long sleep, not many short ones");
+    }
+
+    #[test]
+    fn beside_a_source_with_work_the_others_linger() {
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        let now = now();
+        pace.preempted(7, now);
+        pace.rounded(true, now, now);
+        assert_eq!(pace.linger(now), Some(LINGER));
+        pace.rounded(false, now, now);
+        assert_eq!(pace.linger(now), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn kicks_are_looked_for_however_long_rounds_are() {
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        let mut now = now();
+        let looks = (0..64).filter(|_| {
+            let looks = matches!(pace.next(true, None), Next::Look { .. });
+            pace.rounded(true, now, now + LOOK_INTERVAL / 2);
+            now += LOOK_INTERVAL / 2;
+            looks
+        });
+        assert!((31..=36).contains(&looks.count()));
     }
 
     #[test]
     fn it_sleeps_when_nothing_is_active_unless_it_never_does() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
-        assert_eq!(pace.next(false, true), Next::Sleep(None));
+        let silent = Some(Duration::from_secs(1));
+        assert_eq!(pace.next(false, silent), Next::Sleep(None));
         let mut always = Pace::new(POOL, Polling::Always);
         assert_eq!(always.linger(now()), None);
-        assert!((0..1000).all(|_| !matches!(always.next(false, true), Next::Sleep(_))));
+        assert!((0..1000).all(|_| !matches!(always.next(false, silent), Next::Sleep(_))));
+        assert!((0..1000).all(|_| !matches!(always.next(true, silent), Next::Sleep(_))));
     }
 
     #[test]
     fn without_linger_it_never_learns_to() {
         let mut pace = Pace::new(POOL, Polling::Adaptive).without_linger();
         for time in [Duration::ZERO, Duration::from_micros(40), Duration::from_secs(1)] {
-            pace.slept(time);
+            sleep(&mut pace, time);
             assert_eq!(pace.linger(now()), Some(Duration::ZERO));
         }
         assert_eq!(Pace::new(POOL, Polling::Always).without_linger().linger(now()), None);
     }
 
-    #[test]
-    fn what_cannot_kick_is_looked_at_less_and_less_until_it_works() {
+    /// Microseconds from the last frame until that which comes `gap` after it is looked at, and how often the worker slept.
+    fn dozes(gap: u64) -> (u64, u64) {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
-        let times = [500, 1000, 2000, 4000, 4000].map(Duration::from_micros);
-        for time in times {
-            assert_eq!(pace.next(true, true), Next::Sleep(Some(time)));
-            pace.rounded(false);
+        let (mut us, mut sleeps) = (LINGER.as_micros() as u64 / 4, 0);
+        while us < gap {
+            let Next::Sleep(Some(time)) = pace.next(true, Some(Duration::from_micros(us))) else {
+                panic!("it does not sleep after {us} us")
+            };
+            us += time.as_micros() as u64;
+            sleeps += 1;
         }
-        pace.rounded(true);
-        assert_eq!(pace.next(true, true), Next::Sleep(Some(times[0])));
+        (us, sleeps)
+    }
+
+    #[test]
+    fn a_silent_queue_that_cannot_kick_is_looked_at_less_and_less() {
+        for (gap, sleeps_max) in [(100, 4), (1_000, 15), (10_000, 26), (1_000_000, 280)] {
+            let (us, sleeps) = dozes(gap);
+            assert!(us <= gap + gap / 4 + 10, "{us} us instead of {gap}");
+            assert!(us <= gap + 4_000 && sleeps <= sleeps_max, "{sleeps} sleeps in {gap} us, {us}");
+        }
     }
 
     #[test]
@@ -211,11 +309,12 @@ mod tests {
         let asks = |mode| {
             let mut pace = Pace::new(mode, Polling::Adaptive);
             let mut looks = Vec::new();
+            let now = now();
             for _ in 0..8 * ROUNDS_PER_LOOK {
-                if let Next::Look { asks } = pace.next(true, false) {
+                if let Next::Look { asks } = pace.next(true, None) {
                     looks.push(asks);
                 }
-                pace.rounded(false);
+                pace.rounded(false, now, now);
             }
             looks
         };

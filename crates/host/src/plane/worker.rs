@@ -8,7 +8,7 @@ use super::forward::Forwarder;
 use super::kicks::{Cause, Kicks};
 use super::polling::{Next, Pace, timespec};
 use super::port::{Attachment, Source};
-use super::share::Share;
+use super::share::{RECENT, Share};
 use super::stats::add;
 use crate::config::resolved::{Polling, WorkerMode};
 use crate::sys::preemptions;
@@ -16,10 +16,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use switch::Now;
+
+/// How late the kernel may end a sleep of a worker, in nanoseconds; by itself it takes 50 times as long.
+const TIMER_SLACK_NS: Option<NonZeroU64> = NonZeroU64::new(1000);
 
 /// A thread that serves queues.
 pub(super) struct Worker {
@@ -110,16 +114,18 @@ impl Worker {
     /// The thread's body.
     pub(super) fn run(&self, origin: Origin) {
         self.pin();
+        // Short sleeps are short.
+        let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK_NS);
         let mut forwarder = Forwarder::for_worker(origin);
         let pace = Pace::new(self.mode, self.polling);
         let mut pace = if origin.ways.lingers { pace } else { pace.without_linger() };
         let mut active: Vec<Active> = Vec::new();
         let mut events = Vec::with_capacity(64);
-        let mut dozing = false;
+        let mut silent = None;
         // The time at the end of the last round, if nothing has come in between.
         let mut clock = None;
         while !self.stop.load(Relaxed) {
-            let next = pace.next(!active.is_empty(), dozing);
+            let next = pace.next(!active.is_empty(), silent);
             if next != Next::Round {
                 clock = None;
             }
@@ -131,14 +137,19 @@ impl Worker {
                     }
                     self.look(&mut active, &mut events, Some(Duration::ZERO));
                 }
-                Next::Sleep(time) => self.sleep(&mut pace, &mut active, &mut events, time, &forwarder),
+                Next::Sleep(time) => {
+                    let began = Instant::now();
+                    pace.sleeps(began);
+                    self.sleep(&mut active, &mut events, time, &forwarder, began);
+                }
             }
             let sources = self.sources.load();
             let now = clock.unwrap_or_else(Instant::now);
             forwarder.begin_round(origin.at(now), now);
             let mut round =
                 Round { now, linger: pace.linger(now), is_shared: active.len() > 1, worked: false };
-            dozing = true;
+            Active::refill(&mut active, now);
+            silent = Some(Duration::MAX);
             active.retain_mut(|entry| {
                 if !entry.is_in(&sources) {
                     // We may have turned its kicks off after its new worker had turned them on.
@@ -146,40 +157,39 @@ impl Worker {
                     return false;
                 }
                 let step = entry.step(&mut forwarder, &mut round);
-                dozing &= step == Step::Doze;
+                silent = match step {
+                    Step::Busy => None,
+                    Step::Doze => silent.map(|silent| silent.min(entry.silence(round.now))),
+                    Step::Rest => silent,
+                };
                 step != Step::Rest
             });
             clock = round.worked.then_some(round.now);
             if round.worked {
                 add(&self.busy_ns, (round.now - now).as_nanos() as u64);
             }
-            pace.rounded(round.worked);
+            pace.rounded(round.worked, now, round.now);
             forwarder.check_deaths(&sources);
         }
         forwarder.end();
     }
 
-    /// Sleeps until there is something to do, or for `time`.
+    /// Sleeps from now on until there is something to do, or for `time`.
     fn sleep(
         &self,
-        pace: &mut Pace,
         active: &mut Vec<Active>,
         events: &mut Vec<epoll::Event>,
         time: Option<Duration>,
         forwarder: &Forwarder,
+        now: Instant,
     ) {
-        let began = Instant::now();
-        let due = forwarder.next_due().map(|due| due.saturating_duration_since(began));
+        let due = forwarder.next_due().map(|due| due.saturating_duration_since(now));
         let time = match (time, due) {
             (Some(time), Some(due)) => Some(time.min(due)),
             (time, due) => time.or(due),
         };
         add(&self.sleeps, 1);
-        let before = active.len();
         self.look(active, events, time);
-        if active.len() > before {
-            pace.slept(began.elapsed());
-        }
     }
 
     /// Takes what the kick descriptors and `poke` say into the active list, after `time` at most.
@@ -230,6 +240,8 @@ struct Active {
     number: u32,
     source: Source,
     last_work: Instant,
+    /// When somebody asked last that it be looked at.
+    asked: Instant,
     share: Share,
 }
 
@@ -248,10 +260,39 @@ impl Active {
     /// Has the source looked at; one look without work and it rests again, so kicks alone keep nobody busy.
     fn insert(active: &mut Vec<Self>, number: u32, source: &Source, now: Instant) {
         // A number alone may be that of a source that was taken away a moment ago.
-        if !active.iter().any(|entry| entry.number == number && entry.source == *source) {
-            let last_work = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
-            active.push(Self { number, source: source.clone(), last_work, share: Share::new() });
+        if let Some(entry) = active.iter_mut().find(|entry| entry.number == number && entry.source == *source)
+        {
+            entry.asked = now;
+            return;
         }
+        let last_work = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+        let mut entry = Self { number, source: source.clone(), last_work, asked: now, share: Share::new() };
+        // Those of one port stand side by side.
+        let place = active.partition_point(|other| other.port() < entry.port());
+        if let Some(other) = active.get(place).filter(|other| other.port() == entry.port()) {
+            entry.share = other.share.sibling();
+        }
+        active.insert(place, entry);
+    }
+
+    /// Its port, for comparing.
+    fn port(&self) -> usize {
+        Arc::as_ptr(&self.source.port).addr()
+    }
+
+    /// A new round: each port has its quantum, and those of its sources that had work lately divide it.
+    fn refill(active: &mut [Self], now: Instant) {
+        let had_work = |entry: &&Self| now.saturating_duration_since(entry.last_work) < RECENT;
+        for siblings in active.chunk_by_mut(|one, other| one.port() == other.port()) {
+            siblings[0].share.refill_port();
+            let count = siblings.iter().filter(had_work).count();
+            siblings.iter_mut().for_each(|entry| entry.share.refill(count));
+        }
+    }
+
+    /// For how long nobody has had reason to think that it has work.
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_work.max(self.asked))
     }
 
     /// Whether the worker still serves it.
@@ -261,7 +302,6 @@ impl Active {
 
     /// Gives the source its part of a round.
     fn step(&mut self, forwarder: &mut Forwarder, round: &mut Round) -> Step {
-        self.share.refill();
         let mut worked = false;
         loop {
             let frames = if round.is_shared { self.share.frames() } else { BURST };
