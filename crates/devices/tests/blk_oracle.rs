@@ -59,7 +59,7 @@ fn oracle(
     match number {
         0 => {
             let len = room - 1;
-            if len % 512 != 0 || !on_disk(sector, len as u64) {
+            if !len.is_multiple_of(512) || !on_disk(sector, len as u64) {
                 return only(1);
             }
             let bytes = disk[sector as usize * 512..][..len].to_vec();
@@ -74,7 +74,7 @@ fn oracle(
         }
         1 if read_only => only(1),
         1 => {
-            if data.len() % 512 != 0 || !on_disk(sector, data.len() as u64) {
+            if !data.len().is_multiple_of(512) || !on_disk(sector, data.len() as u64) {
                 return only(1);
             }
             let good = failed_after.unwrap_or(usize::MAX).min(data.len());
@@ -92,7 +92,7 @@ fn oracle(
         11 | 13 | 14 => {
             let (sectors_max, ranges_max) =
                 [(20, 3), (30, 4), (10, 2)][[11, 13, 14].iter().position(|n| *n == number).unwrap()];
-            if data.is_empty() || data.len() % 16 != 0 || data.len() / 16 > ranges_max {
+            if data.is_empty() || !data.len().is_multiple_of(16) || data.len() / 16 > ranges_max {
                 return only(1);
             }
             let ranges: Vec<(u64, u32, u32)> = data

@@ -215,7 +215,7 @@ impl Guest {
         let token = self.next_token;
         self.next_token += 1;
         let (readable, list) = (buffers(&readable), buffers(&writable));
-        let add = if self.setup.features.indirect && token % 2 == 0 {
+        let add = if self.setup.features.indirect && token.is_multiple_of(2) {
             DriverQueue::add_indirect
         } else {
             DriverQueue::add

@@ -166,7 +166,7 @@ impl Bench {
     /// Nothing that a disk could not do or must not be asked for.
     fn check_work(&self, request: &Request) {
         let check = |extent: &Extent| {
-            assert!(extent.len != 0 && extent.offset % 512 == 0 && extent.len % 512 == 0);
+            assert!(extent.len != 0 && extent.offset.is_multiple_of(512) && extent.len.is_multiple_of(512));
             assert!(extent.is_within(self.shape.capacity / 512 * 512));
         };
         let each = |extents: &Extents| {
@@ -189,7 +189,7 @@ impl Bench {
     /// Ends all that is in flight: every other one fails if so wished.
     fn end_all(&mut self, fail: bool) {
         while let Some(InFlight { mut request, chain, room }) = self.in_flight.pop() {
-            let fails = fail && self.in_flight.len() % 2 == 0;
+            let fails = fail && self.in_flight.len().is_multiple_of(2);
             let is_read = matches!(request.work(), Work::Read(_));
             let outcome = self.carry_out(&mut request);
             let (kept, left) = request.data();

@@ -414,7 +414,7 @@ impl Model {
         let index = (sector / 16) as usize;
         let (state, written) = self.zones[index];
         let last = ((sector + sectors - 1) / 16) as usize;
-        if is_append && (sector % 16 != 0 || sectors > 8 || state == NotWp) {
+        if is_append && (!sector.is_multiple_of(16) || sectors > 8 || state == NotWp) {
             return Err(Status::ZoneInvalidCmd);
         }
         if !is_append && state == NotWp && last < 2 {
@@ -424,7 +424,7 @@ impl Model {
             return Err(Status::ZoneInvalidCmd);
         }
         let begin = if is_append { sector + written } else { sector };
-        if begin != index as u64 * 16 + written || (written + sectors) % 2 != 0 {
+        if begin != index as u64 * 16 + written || !(written + sectors).is_multiple_of(2) {
             return Err(Status::ZoneUnalignedWp);
         }
         let capacity = if index == 8 { 8 } else { 12 };
