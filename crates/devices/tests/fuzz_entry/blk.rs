@@ -181,8 +181,8 @@ impl Bench {
                 check(extent);
                 assert_eq!(kept.len(data) as u64, extent.len);
             }
-            Work::Flush => {}
             Work::Discard(extents) | Work::Zero { extents, .. } | Work::SecureErase(extents) => each(extents),
+            other => assert_eq!(*other, Work::Flush),
         }
     }
 
@@ -220,7 +220,7 @@ impl Bench {
                 extents.as_slice().iter().for_each(|extent| self.disk[range(*extent)].fill(0));
                 0
             }
-            Work::Flush | Work::Discard(_) => 0,
+            _ => 0,
         };
         request.advance(len);
         Ok(())
