@@ -10,6 +10,7 @@ mod backlog;
 mod calls;
 mod change;
 mod control;
+mod conversation;
 mod deliver;
 mod fdb;
 mod forward;

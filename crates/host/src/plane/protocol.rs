@@ -6,6 +6,7 @@
 
 use super::notify::{Wake, accept_eventfd, signal};
 use crate::config::resolved::FunctionConfig;
+use guestmem::GuestMemory;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,13 +16,17 @@ use thiserror::Error;
 use transport::event::{Event, Outcome, Outgoing, QueueStart};
 use transport::pci::{self, Description};
 use transport::vfio_user::{self, ClientFault, OfferFault};
-use transport::vhost_user::{self, FrontendFault};
-use virtqueue::Endian;
+use transport::vhost_user::{self, FrontendFault, ProtocolFeatures};
+use virtqueue::{DeviceQueue, Endian, QueueSetup, QueueSize, RingState, SetupFault};
 
 /// virtio device id of a network device (virtio 1.3 §5.1.1).
 const NETWORK: u16 = 1;
 /// PCI class of an Ethernet controller.
 const ETHERNET: u32 = 0x02_0000;
+/// virtio device id of a block device (virtio 1.3 §5.2.1).
+const BLOCK: u16 = 2;
+/// PCI class of a mass storage controller of no special kind.
+const MASS_STORAGE: u32 = 0x01_8000;
 /// How often the ring of a relayed queue is looked at whose doorbell nobody reads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -76,6 +81,19 @@ struct RelayedEnd {
 }
 
 impl Protocol {
+    /// A front-end of vhost-user's session.
+    pub(super) fn vhost_user(features: u64, queues: u16, device_config: &[u8]) -> Self {
+        Self::VhostUser(Box::new(vhost_user::Session::new(vhost_user::Offer {
+            features,
+            protocol: ProtocolFeatures::all(),
+            queues_max: queues,
+            // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
+            queue_num: queues,
+            queue_size_max: QueueSize::MAX,
+            config: device_config.to_vec(),
+        })))
+    }
+
     pub(super) fn wanted(&self) -> usize {
         match self {
             Self::VhostUser(session) => session.wanted(),
@@ -113,11 +131,62 @@ impl Protocol {
         }
     }
 
-    /// The function, where there is one.
-    pub(super) fn function(&mut self) -> Option<&mut Function> {
+    /// Whether we are the whole function, and a driver's choice can be refused.
+    pub(super) fn is_function(&self) -> bool {
+        matches!(self, Self::VfioUser(_))
+    }
+
+    /// A driver's features that mean something to the device: whether addresses pass an IOMMU is the client's business.
+    pub(super) fn without_platform(&self, features: u64) -> u64 {
+        if self.is_function() { features & !(pci::features::F_ACCESS_PLATFORM as u64) } else { features }
+    }
+
+    /// A queue that goes on where it stood. The ring itself tells how far it was used; the front-end's word counts only
+    /// where it does not: a back-end before us may have been killed, and then the front-end does not know. A driver that set the ring up
+    /// with us just now begins at its beginning, whatever is in that memory.
+    pub(super) fn queue(
+        &self,
+        memory: &Arc<GuestMemory>,
+        setup: &QueueSetup,
+        state: RingState,
+    ) -> Result<DeviceQueue, SetupFault> {
+        let state = if self.is_function() {
+            state
+        } else if setup.features.packed {
+            RingState::resume_packed(memory, setup)?.unwrap_or(state)
+        } else {
+            RingState::resume_split(memory, setup)?
+        };
+        DeviceQueue::new(memory, setup, state)
+    }
+
+    /// The driver reads this configuration from now on, where it asks us for it; it is not told.
+    pub(super) fn show_config(&mut self, config: &[u8]) {
+        if let Self::VfioUser(function) = self {
+            function.session.set_config(config);
+        }
+    }
+
+    /// As [`Self::show_config`] for every front-end; also those that ask once and keep the answer are told, where they can be.
+    pub(super) fn change_config(&mut self, config: &[u8]) {
         match self {
-            Self::VhostUser(_) => None,
-            Self::VfioUser(function) => Some(function),
+            Self::VhostUser(session) => {
+                session.set_config(config.to_vec());
+                session.send_config_change();
+            }
+            Self::VfioUser(function) => {
+                function.session.set_config(config);
+                let interrupt = function.session.send_config_change();
+                function.raise(interrupt);
+            }
+        }
+    }
+
+    /// A queue was retired: the driver is to reset the device (virtio 1.3 §2.1.2), where we can say so.
+    pub(super) fn needs_reset(&mut self) {
+        if let Self::VfioUser(function) = self {
+            let interrupt = function.session.needs_reset();
+            function.raise(interrupt);
         }
     }
 
@@ -153,18 +222,41 @@ impl Protocol {
 
 impl Function {
     /// A network device's function at power-on, for one client.
-    pub(super) fn new(
+    pub(super) fn for_network(
         config: &FunctionConfig,
         features: u64,
         queues: u16,
         device_config: &[u8],
     ) -> Result<Self, FunctionFault> {
+        // A network device only reads its transmit queues.
+        let readable_only = (1..queues).step_by(2).collect();
+        Self::new(config, (NETWORK, ETHERNET), features, queues, device_config, readable_only)
+    }
+
+    /// As [`Self::for_network`], of a block device.
+    pub(super) fn for_disk(
+        config: &FunctionConfig,
+        features: u64,
+        queues: u16,
+        device_config: &[u8],
+    ) -> Result<Self, FunctionFault> {
+        Self::new(config, (BLOCK, MASS_STORAGE), features, queues, device_config, Vec::new())
+    }
+
+    fn new(
+        config: &FunctionConfig,
+        (device_type, class): (u16, u32),
+        features: u64,
+        queues: u16,
+        device_config: &[u8],
+        readable_only: Vec<u16>,
+    ) -> Result<Self, FunctionFault> {
         // A ring's addresses are the client's: those that its IOMMU has, if there is one.
         let platform =
             if config.interface == pci::Interface::Legacy { 0 } else { pci::features::F_ACCESS_PLATFORM };
         let description = Description {
-            device_type: NETWORK,
-            class: ETHERNET,
+            device_type,
+            class,
             interface: config.interface,
             notify: config.notify.clone(),
             mapped: config.mapped,
@@ -188,8 +280,7 @@ impl Function {
             kicks,
             interrupt: interrupt.as_fd().try_clone_to_owned()?,
             region_file,
-            // A network device only reads its transmit queues.
-            readable_only: (1..queues).step_by(2).collect(),
+            readable_only,
         };
         Ok(Self {
             session: vfio_user::Session::new(offer)?,
@@ -292,17 +383,6 @@ impl Function {
             self.raised = Some(fd);
         }
     }
-
-    /// The driver reads this configuration from now on; it is not told.
-    pub(super) fn set_config(&mut self, config: &[u8]) {
-        self.session.set_config(config);
-    }
-
-    /// A queue was retired: the driver is to reset the device (virtio 1.3 §2.1.2).
-    pub(super) fn needs_reset(&mut self) {
-        let interrupt = self.session.needs_reset();
-        self.raise(interrupt);
-    }
 }
 
 /// The file of the notify page, as long as its BAR is up to the page's end: the client dies of a shorter one.
@@ -329,7 +409,7 @@ mod tests {
             queue_size: QueueSize::try_from(256).unwrap(),
             mapped: false,
         };
-        let mut function = Function::new(&config, 0, 3, &[0; 24]).unwrap();
+        let mut function = Function::for_network(&config, 0, 3, &[0; 24]).unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         function.raise(Some(Arc::new(write)));
         let eventfd = Wake::new().unwrap();

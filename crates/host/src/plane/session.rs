@@ -1,46 +1,30 @@
-//! One port's conversation with its front-ends: one connection after the other, for ever.
+//! What the messages of a port's front-ends mean for its queues: one connection after the other, for ever.
 //!
-//! The session thread turns what the front-end says into starting, stopping and changing queues, and nothing else: it
-//! never touches a frame. It answers a message only after it has been carried out. When a connection ends, for
+//! [`Connection`] starts, stops and changes queues, and nothing else: it never touches a frame. When a connection ends, for
 //! whatever reason, its queues stop and the next front-end is waited for.
 
 use super::calls::Moderation;
+use super::conversation::{Conversation, Device, End, PAUSE, usable};
 use super::forward::Forwarder;
 use super::kicks::Cause;
 use super::listen::Endpoint;
-use super::notify::accept_eventfd;
 use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
-use super::protocol::{Function, FunctionFault, Protocol, ProtocolFault};
+use super::protocol::{Function, Protocol};
 use super::stats::QueueStats;
 use super::uplinks::Uplinks;
-use super::{Origin, Stopping, addresses, control, socket};
+use super::{Origin, Stopping, addresses, control};
 use crate::config::resolved::{Attach, PortConfig};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
 use devices::net::control::ControlState;
 use devices::net::{Acknowledged, FeatureFault, Features, rarp};
 use guestmem::GuestMemory;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use switch::UnicastMac;
-use thiserror::Error;
-use transport::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
-use transport::pci::features::F_ACCESS_PLATFORM;
-use transport::vhost_user::{Offer, ProtocolFeatures, Session};
-use virtqueue::{DeviceQueue, Endian, QueueSize, RingState, SetupFault};
-
-/// Pause after a connection that we made has ended, so that a front-end that hangs up at once is not called at once.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-
-/// How often a control queue without a kick descriptor is looked at.
-const CONTROL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-
-/// Bytes taken from the socket at once.
-const RECEIVE_LEN: usize = 8192;
+use transport::event::{Event, Outcome, QueueRestart, QueueStart};
+use virtqueue::{DeviceQueue, Endian, RingState};
 
 /// A port whose front-ends are served by one thread.
 pub(super) struct Serving {
@@ -48,23 +32,6 @@ pub(super) struct Serving {
     pub(super) stopping: Arc<Stopping>,
     pub(super) origin: Origin,
     pub(super) uplinks: Arc<Uplinks>,
-}
-
-/// Why a connection ended.
-#[derive(Debug, Error)]
-enum End {
-    #[error("the front-end closed the connection")]
-    Closed,
-    #[error("ringway stops")]
-    Stopping,
-    #[error("the front-end broke the protocol: {0}")]
-    Fault(#[from] ProtocolFault),
-    #[error("cannot be served: {0}")]
-    Function(#[from] FunctionFault),
-    #[error("the front-end truncated the memory that it shares")]
-    MemoryDied,
-    #[error("socket: {0}")]
-    Socket(#[from] io::Error),
 }
 
 impl Serving {
@@ -75,22 +42,14 @@ impl Serving {
         while let Some(stream) = endpoint.next(&self.stopping) {
             tracing::info!(port = name, "front-end connected");
             *guest.facts.lock() = Facts { connected: true, ..Facts::default() };
-            let end = match Connection::new(&self, guest, stream) {
-                Ok(mut connection) => {
-                    let end = connection.serve().unwrap_or_else(|end| end);
-                    connection.stop_all();
-                    end
-                }
-                Err(fault) => fault.into(),
-            };
+            let end = self.serve(guest, stream);
             let mut facts = guest.facts.lock();
             facts.connected = false;
-            match end {
-                End::Closed | End::Stopping => tracing::info!(port = name, "{end}"),
-                _ => {
-                    tracing::warn!(port = name, "{end}");
-                    facts.fault = Some(end.to_string());
-                }
+            if end.is_usual() {
+                tracing::info!(port = name, "{end}");
+            } else {
+                tracing::warn!(port = name, "{end}");
+                facts.fault = Some(end.to_string());
             }
             drop(facts);
             if matches!(*endpoint, Endpoint::Client { .. }) {
@@ -98,17 +57,36 @@ impl Serving {
             }
         }
     }
+
+    /// One connection, from its beginning to its end.
+    fn serve(&self, guest: &GuestPort, stream: UnixStream) -> End {
+        let port = self.port.config.load();
+        let config = net_config(&port, guest);
+        let (features, queues) = (guest.offered.features().bits(), guest.queue_count());
+        let bytes = config.bytes(Endian::Little);
+        let protocol = match &port.attach {
+            Attach::VfioUser { function, .. } => Function::for_network(function, features, queues, &bytes)
+                .map(|function| Protocol::VfioUser(Box::new(function))),
+            _ => Ok(Protocol::vhost_user(features, queues, &bytes)),
+        };
+        let mut connection = Connection::new(self, guest, config);
+        let end = match protocol {
+            Ok(protocol) => {
+                Conversation::new(stream, protocol, &self.stopping, &guest.attention).serve(&mut connection)
+            }
+            Err(fault) => fault.into(),
+        };
+        connection.stop_all();
+        end
+    }
 }
 
-/// One connection of one front-end.
+/// What one connection knows of its device.
 struct Connection<'s> {
     serving: &'s Serving,
     guest: &'s GuestPort,
-    stream: UnixStream,
-    protocol: Protocol,
     /// The device's configuration space as its driver reads it.
     config: NetConfig,
-    backend_channel: Option<OwnedFd>,
     /// `None` until the front-end sets features that were offered.
     acknowledged: Option<Acknowledged>,
     memory: Arc<GuestMemory>,
@@ -124,169 +102,13 @@ struct QueueEnd {
     suspended: Option<(Live, RingState)>,
 }
 
-impl<'s> Connection<'s> {
-    fn new(serving: &'s Serving, guest: &'s GuestPort, stream: UnixStream) -> Result<Self, FunctionFault> {
-        let port = serving.port.config.load();
-        let config = net_config(&port, guest);
-        let (features, queues_max) = (guest.offered.features().bits(), guest.queue_count());
-        let bytes = config.bytes(Endian::Little);
-        let protocol = match &port.attach {
-            Attach::VfioUser { function, .. } => {
-                Protocol::VfioUser(Box::new(Function::new(function, features, queues_max, &bytes)?))
-            }
-            _ => Protocol::VhostUser(Box::new(Session::new(Offer {
-                features,
-                protocol: ProtocolFeatures::all(),
-                queues_max,
-                // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
-                queue_num: queues_max,
-                queue_size_max: QueueSize::MAX,
-                config: bytes.to_vec(),
-            }))),
-        };
-        Ok(Self {
-            serving,
-            guest,
-            stream,
-            protocol,
-            config,
-            backend_channel: None,
-            acknowledged: None,
-            memory: Arc::default(),
-            queues: (0..queues_max).map(|_| QueueEnd::default()).collect(),
-            forwarder: None,
-            control: control::Control::new(),
-        })
-    }
-
-    /// Serves until the connection ends.
-    fn serve(&mut self) -> Result<End, End> {
-        self.stream.set_nonblocking(true)?;
-        let mut buffer = vec![0; RECEIVE_LEN];
-        loop {
-            // Before every message: a front-end that never stops talking cannot keep us from the rest.
-            self.wait()?;
-            let wanted = self.protocol.wanted().min(buffer.len());
-            match socket::receive(&self.stream, &mut buffer[..wanted]) {
-                Ok((0, _)) => return Ok(End::Closed),
-                Ok((len, fds)) => {
-                    self.protocol.receive(&buffer[..len], fds)?;
-                    if self.carry_out()? {
-                        self.serve_control();
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(End::Closed),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Sleeps until the front-end speaks, a queue wants attention or the plane stops.
-    fn wait(&mut self) -> Result<(), End> {
-        let mut wait = vec![
-            PollFd::new(&self.stream, PollFlags::IN),
-            PollFd::new(&self.serving.stopping.wake, PollFlags::IN),
-            PollFd::new(&self.guest.attention, PollFlags::IN),
-        ];
-        let kick = self.control.kick();
-        wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
-        let calls: Vec<_> = self.protocol.descriptors().collect();
-        wait.extend(calls.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let looks = self.control.is_polled() || self.protocol.is_polled();
-        let timeout = looks.then_some(CONTROL_INTERVAL);
-        match poll(&mut wait, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
-        let fired = |at: usize| wait.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let behind = 3 + usize::from(kick.is_some());
-        let (attention, control, calls) =
-            (fired(2), kick.is_some() && fired(3), (behind..wait.len()).any(fired));
-        if self.serving.stopping.is_set() {
-            return Err(End::Stopping);
-        }
-        if attention {
-            self.guest.attention.clear();
-            self.attend()?;
-        }
-        if calls || self.protocol.is_polled() {
-            self.protocol.attend();
-            self.carry_out()?;
-        }
-        if control || self.control.is_polled() {
-            self.serve_control();
-        }
-        Ok(())
-    }
-
-    /// Carries out what waits in the control queue. A driver that reads its address finds the one that it was given.
-    fn serve_control(&mut self) {
-        self.control.serve(self.serving, self.guest);
-        if let Some(mac) = self.control.mac().filter(|mac| *mac != self.config.mac) {
-            self.config.mac = mac;
-            self.show_config();
-        }
-    }
-
-    fn show_config(&mut self) {
-        if let Some(function) = self.protocol.function() {
-            function.set_config(&self.config.bytes(Endian::Little));
-        }
-    }
-
-    /// A queue was retired, or some mapping died: tell the driver's side, or end.
-    fn attend(&mut self) -> Result<(), End> {
-        if self.memory.is_dead() {
-            return Err(End::MemoryDied);
-        }
-        for index in 0..self.queues.len() as u16 {
-            let Some(slot) = self.guest.slot(index) else { continue };
-            let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
-            let text = format!("queue {index} retired: {fault}");
-            if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
-                tracing::warn!(port = self.serving.port.name, "{text}");
-                slot.lock().iter().for_each(Live::report_error);
-                self.protocol.function().into_iter().for_each(Function::needs_reset);
-            }
-        }
-        self.guest.count_ready();
-        (0..self.queues.len() as u16).for_each(|index| self.open_lanes(index));
-        Ok(())
-    }
-
-    /// Carries out what the session made of the bytes so far, and sends the answers. True: something was carried out; doorbells,
-    /// for one, are not.
-    fn carry_out(&mut self) -> Result<bool, End> {
-        let mut worked = false;
-        loop {
-            while let Some(event) = self.protocol.next_event()? {
-                let outcome = self.handle(event);
-                self.protocol.finish(outcome);
-                worked = true;
-            }
-            let mut sent = false;
-            let stop = &self.serving.stopping.wake;
-            while let Some(Outgoing { channel, bytes, fds }) = self.protocol.next_outgoing() {
-                sent = true;
-                match (channel, &self.backend_channel) {
-                    (Channel::Main, _) => socket::send(&self.stream, &bytes, &fds, stop)?,
-                    (Channel::Backend, Some(backend)) => socket::send(backend, &bytes, &fds, stop)?,
-                    (Channel::Backend, None) => {}
-                }
-            }
-            if !sent {
-                return Ok(worked);
-            }
-        }
-    }
-
-    fn handle(&mut self, event: Event) -> Outcome {
+impl Device for Connection<'_> {
+    fn handle(&mut self, protocol: &mut Protocol, event: Event) -> Outcome {
         match event {
-            Event::Features { acknowledged, restart } => self.features(acknowledged, restart),
+            Event::Features { acknowledged, restart } => self.features(protocol, acknowledged, restart),
             Event::Memory { memory, restart } => self.memory(memory, restart),
             Event::QueuesRestart(restart) => self.restart(restart),
-            Event::QueueStart(start) => self.start(*start),
+            Event::QueueStart(start) => self.start(protocol, *start),
             Event::QueueStop { index } => Outcome::Stopped(self.stop(index)),
             Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
@@ -301,10 +123,6 @@ impl<'s> Connection<'s> {
                 Ok(err) => self.with_live(index, |live| live.error = err),
                 Err(outcome) => outcome,
             },
-            Event::BackendChannel(channel) => {
-                self.backend_channel = Some(channel);
-                Outcome::Done
-            }
             Event::Status(status) => {
                 tracing::debug!(port = self.serving.port.name, status, "device status");
                 Outcome::Done
@@ -318,10 +136,10 @@ impl<'s> Connection<'s> {
                 self.stop_all();
                 self.acknowledged = None;
                 self.config = net_config(&self.serving.port.config.load(), self.guest);
-                self.show_config();
+                self.show_config(protocol);
                 Outcome::Done
             }
-            Event::ConfigWrite { offset, bytes, .. } => self.write_config(offset, &bytes),
+            Event::ConfigWrite { offset, bytes, .. } => self.write_config(protocol, offset, &bytes),
             Event::QueueRefused { index, fault } => self.refuse(index, &fault.to_string()),
             Event::QueueFailed { index, fault } => {
                 let text = format!("queue {index} retired: {fault}");
@@ -329,14 +147,73 @@ impl<'s> Connection<'s> {
                 self.guest.facts.lock().fault = Some(text);
                 Outcome::Done
             }
-            // These are settled by the protocol.
-            Event::QueueKicked { .. } | Event::Interrupt(_) | Event::Resample(_) => Outcome::Done,
+            // These are settled before.
+            Event::BackendChannel(_)
+            | Event::QueueKicked { .. }
+            | Event::Interrupt(_)
+            | Event::Resample(_) => Outcome::Done,
         }
+    }
+
+    /// A queue was retired, or some mapping died: tell the driver's side, or end.
+    fn attend(&mut self, protocol: &mut Protocol) -> Result<(), End> {
+        if self.memory.is_dead() {
+            return Err(End::MemoryDied);
+        }
+        for index in 0..self.queues.len() as u16 {
+            let Some(slot) = self.guest.slot(index) else { continue };
+            let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
+            let text = format!("queue {index} retired: {fault}");
+            if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
+                tracing::warn!(port = self.serving.port.name, "{text}");
+                slot.lock().iter().for_each(Live::report_error);
+                protocol.needs_reset();
+            }
+        }
+        self.guest.count_ready();
+        (0..self.queues.len() as u16).for_each(|index| self.open_lanes(index));
+        Ok(())
+    }
+
+    fn kick(&self) -> Option<BorrowedFd<'_>> {
+        self.control.kick()
+    }
+
+    fn is_polled(&self) -> bool {
+        self.control.is_polled()
+    }
+
+    /// Carries out what waits in the control queue. A driver that reads its address finds the one that it was given.
+    fn serve(&mut self, protocol: &mut Protocol) {
+        self.control.serve(self.serving, self.guest);
+        if let Some(mac) = self.control.mac().filter(|mac| *mac != self.config.mac) {
+            self.config.mac = mac;
+            self.show_config(protocol);
+        }
+    }
+}
+
+impl<'s> Connection<'s> {
+    fn new(serving: &'s Serving, guest: &'s GuestPort, config: NetConfig) -> Self {
+        Self {
+            serving,
+            guest,
+            config,
+            acknowledged: None,
+            memory: Arc::default(),
+            queues: (0..guest.queue_count()).map(|_| QueueEnd::default()).collect(),
+            forwarder: None,
+            control: control::Control::new(),
+        }
+    }
+
+    fn show_config(&self, protocol: &mut Protocol) {
+        protocol.show_config(&self.config.bytes(Endian::Little));
     }
 
     /// Every field of a network device's configuration is read-only for the driver, but for the address, which a legacy driver
     /// without CTRL_MAC_ADDR writes byte by byte. It counts when the last one is written, if the port's rule allows it.
-    fn write_config(&mut self, offset: u32, bytes: &[u8]) -> Outcome {
+    fn write_config(&mut self, protocol: &mut Protocol, offset: u32, bytes: &[u8]) -> Outcome {
         let by_queue = Features::VERSION_1 | Features::CTRL_MAC_ADDR;
         if self.acknowledged.is_some_and(|acknowledged| acknowledged.features().intersects(by_queue)) {
             return Outcome::Failed;
@@ -346,11 +223,11 @@ impl<'s> Connection<'s> {
         let is_whole = offset as usize + bytes.len() == mac.len();
         if is_whole && !UnicastMac::new(mac).is_some_and(|mac| control::report_legacy(self.serving, mac)) {
             self.config = net_config(&self.serving.port.config.load(), self.guest);
-            self.show_config();
+            self.show_config(protocol);
             return Outcome::Failed;
         }
         self.config = config;
-        self.show_config();
+        self.show_config(protocol);
         Outcome::Done
     }
 
@@ -358,10 +235,9 @@ impl<'s> Connection<'s> {
     /// that strip CSUM leave TSO behind); anything not offered is refused and the rings do not start.
     ///
     /// A driver that speaks to us itself is told that its choice cannot be, and may make another one.
-    fn features(&mut self, bits: u64, restart: Vec<QueueRestart>) -> Outcome {
-        let is_own = self.protocol.function().is_some();
-        // Whether addresses pass an IOMMU is the client's business.
-        let mut bits = if is_own { bits & !(F_ACCESS_PLATFORM as u64) } else { bits };
+    fn features(&mut self, protocol: &Protocol, bits: u64, restart: Vec<QueueRestart>) -> Outcome {
+        let is_own = protocol.is_function();
+        let mut bits = protocol.without_platform(bits);
         let acknowledged = loop {
             match Acknowledged::new(self.guest.offered, bits) {
                 Err(FeatureFault::Missing { feature, .. }) if !is_own && bits & feature.bits() != 0 => {
@@ -390,7 +266,7 @@ impl<'s> Connection<'s> {
         self.restart(restart)
     }
 
-    fn start(&mut self, start: QueueStart) -> Outcome {
+    fn start(&mut self, protocol: &Protocol, start: QueueStart) -> Outcome {
         let QueueStart { index, setup, state, kick, call, err, enabled, memory } = start;
         let (Ok(kick), Ok(call), Ok(error)) = (usable(kick), usable(call), usable(err)) else {
             return self.refuse(index, "a kick, call or error descriptor is no eventfd");
@@ -399,7 +275,7 @@ impl<'s> Connection<'s> {
             return self.refuse(index, "no features were agreed");
         };
         let memory = memory.unwrap_or_else(|| Arc::clone(&self.memory));
-        let queue = match self.queue(&memory, &setup, state).map(|queue| directed(queue, index)) {
+        let queue = match protocol.queue(&memory, &setup, state).map(|queue| directed(queue, index)) {
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
@@ -427,25 +303,6 @@ impl<'s> Connection<'s> {
             self.serving.port.ask_monitor();
         }
         Outcome::Done
-    }
-
-    /// A queue that goes on where it stood. The ring itself tells how far it was used; the front-end's word counts only
-    /// where it does not: a back-end before us may have been killed, and then the front-end does not know. A driver that set the ring up
-    /// with us just now begins at its beginning, whatever is in that memory.
-    fn queue(
-        &self,
-        memory: &Arc<GuestMemory>,
-        setup: &virtqueue::QueueSetup,
-        state: RingState,
-    ) -> Result<DeviceQueue, SetupFault> {
-        let state = if matches!(self.protocol, Protocol::VfioUser(_)) {
-            state
-        } else if setup.features.packed {
-            RingState::resume_packed(memory, setup)?.unwrap_or(state)
-        } else {
-            RingState::resume_split(memory, setup)?
-        };
-        DeviceQueue::new(memory, setup, state)
     }
 
     fn refuse(&self, index: u16, why: &str) -> Outcome {
@@ -633,12 +490,4 @@ fn net_config(port: &PortConfig, guest: &GuestPort) -> NetConfig {
 /// A network device only reads its transmit queues, the odd ones.
 fn directed(queue: DeviceQueue, index: u16) -> DeviceQueue {
     if index.is_multiple_of(2) { queue } else { queue.readable_only() }
-}
-
-/// A descriptor that may be used for notifications: an eventfd, or none.
-fn usable(fd: Option<OwnedFd>) -> Result<Option<OwnedFd>, Outcome> {
-    match fd {
-        Some(fd) if !accept_eventfd(&fd) => Err(Outcome::Failed),
-        fd => Ok(fd),
-    }
 }
