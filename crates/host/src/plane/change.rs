@@ -10,7 +10,7 @@ use super::link::LinkPort;
 use super::listen::Endpoint;
 use super::monitor::Monitor;
 use super::notify::Wake;
-use super::port::{Attachment, Followed, GuestPort, OwnWorker, Port, SwitchPlane};
+use super::port::{Attachment, Followed, GuestPort, Port, SwitchPlane};
 use super::{Plane, Stopping, join, session, spawn};
 use crate::api::Refusal;
 use crate::api::view::ChangeView;
@@ -321,8 +321,7 @@ impl Plane {
         let mut ports = Vec::clone(&self.ports.load());
         ports.push(Arc::clone(port));
         self.ports.store(Arc::new(ports));
-        let group = Arc::clone(&port.group.lock());
-        self.give_to(port, &group)?;
+        self.begin_service(&port.service, port.sources())?;
         if let Some(endpoint) = &port.endpoint {
             let serving = session::Serving {
                 port: Arc::clone(port),
@@ -369,21 +368,8 @@ impl Plane {
         if let Attachment::Guest(guest) = &port.attachment {
             guest.rx_usecs.store(config.call_interval.as_micros() as u32, Relaxed);
         }
-        self.change_group(port, config.workers.as_deref())?;
+        self.change_service(&port.service, port.sources(), config.workers.as_deref())?;
         self.follow_monitor(port)
-    }
-
-    /// Has another group serve a port; its traffic goes on.
-    fn change_group(&self, port: &Arc<Port>, name: Option<&str>) -> anyhow::Result<()> {
-        let group = self.group(name)?;
-        let before = std::mem::replace(&mut *port.group.lock(), Arc::clone(&group));
-        if Arc::ptr_eq(&before, &group) {
-            return Ok(());
-        }
-        let own = port.worker.lock().take();
-        self.give_to(port, &group)?;
-        own.into_iter().for_each(|own| own.end(&before));
-        Ok(())
     }
 
     /// Takes a port off its switch and ends its threads. Does nothing to one that is not there.
@@ -407,42 +393,13 @@ impl Plane {
         }
         port.stopping.set();
         end_monitor(port.monitor.lock().take());
-        port.sources().for_each(|source| {
-            source.seat().leave(&source);
-        });
-        if let Some(own) = port.worker.lock().take() {
-            own.end(&port.group.lock());
-        }
+        port.service.end(port.sources());
         let threads: Vec<_> = port.threads.lock().drain(..).collect();
         join(threads.into_iter());
         // A worker may hold the port for a moment; its socket goes now, unless the port's successor has it.
         if let Some(endpoint) = port.endpoint.as_ref().filter(|endpoint| Arc::strong_count(endpoint) == 1) {
             endpoint.unlink();
         }
-    }
-
-    /// Has the workers of a group serve a port: its own worker, or those with the fewest sources.
-    fn give_to(&self, port: &Arc<Port>, group: &Arc<Group>) -> anyhow::Result<()> {
-        let mut own = None;
-        if group.is_per_device() {
-            let (worker, thread) = self.add_worker(group)?;
-            own = Some(Arc::clone(&worker));
-            *port.worker.lock() = Some(OwnWorker { worker, thread });
-        }
-        for source in port.sources() {
-            let worker = own.clone().or_else(|| group.least_loaded()).context("there is no worker")?;
-            source.seat().take(&worker, &source)?;
-        }
-        Ok(())
-    }
-}
-
-impl OwnWorker {
-    /// Ends it; nothing is served by it any more.
-    fn end(self, group: &Group) {
-        self.worker.stop();
-        group.remove(&self.worker);
-        join(std::iter::once(self.thread));
     }
 }
 

@@ -8,7 +8,8 @@ use super::Origin;
 use super::calls::Calls;
 use super::deliver::{BURST, Deliverer, Set, recycle_frames};
 use super::link::LinkPort;
-use super::port::{Attachment, GuestPort, Live, Port, Source, call};
+use super::port::{Attachment, GuestPort, Live, Port, call};
+use super::source::Source;
 use super::stats::{QueueStats, add};
 use devices::net::{Frame, HeadBuffer, HeaderFault, Offload, TransmitRules, transmit};
 use guestmem::{MemSlice, sigbus};
@@ -83,15 +84,15 @@ impl Forwarder {
     }
 
     /// Serves a source once, with `frames` frames at most; returns how many frames or chains were handled.
-    pub(super) fn serve(&mut self, source: &Source, frames: usize) -> usize {
-        match &source.port.attachment {
+    pub(super) fn serve(&mut self, port: &Port, index: u16, frames: usize) -> usize {
+        match &port.attachment {
             Attachment::Guest(guest) => {
-                let receive = &guest.receive[usize::from(source.index)];
+                let receive = &guest.receive[usize::from(index)];
                 let more =
-                    !receive.backlog.is_empty() && self.out.serve_backlog(&source.port, guest, receive);
-                self.forward_burst(&source.port, guest, source.index, frames) + usize::from(more)
+                    !receive.backlog.is_empty() && self.out.serve_backlog(port, guest, receive);
+                self.forward_burst(port, guest, index, frames) + usize::from(more)
             }
-            Attachment::Link(link) => self.forward_from_link(&source.port, link, source.index, frames),
+            Attachment::Link(link) => self.forward_from_link(port, link, index, frames),
         }
     }
 
@@ -218,10 +219,9 @@ impl Forwarder {
         }
         self.deaths = deaths;
         for source in sources.iter().flatten() {
-            for port in source.port.switch.ports.load().iter().flatten() {
-                if let Attachment::Guest(guest) = &port.attachment {
-                    guest.attention.wake();
-                }
+            match source {
+                Source::Disk(disk, _) => disk.attention.wake(),
+                Source::Port(port, _) => port.switch.wake_sessions(),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A group of workers: who serves a new source, and which sources move when load shifts.
 
-use super::port::Source;
+use super::source::Source;
 use super::stats::add;
 use super::worker::Worker;
 use crate::config::resolved::{WorkerMode, WorkersConfig};
@@ -60,7 +60,7 @@ impl Group {
         let Some(Move { from, source, to }) = better(&loads, elapsed.as_nanos() as u64) else { return };
         let source = &sources[from][source];
         if let Err(error) = source.seat().take(&workers[to], source) {
-            tracing::warn!(port = source.port.name, %error, "kicks are not watched");
+            tracing::warn!(device = source.name(), %error, "kicks are not watched");
         }
         add(&workers[to].moves, 1);
     }

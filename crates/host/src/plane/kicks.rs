@@ -17,7 +17,7 @@ const RECEIVE: u64 = 1 << 32;
 pub(super) enum Cause {
     /// Its driver sent something.
     Transmit,
-    /// Its driver has buffers for what waits.
+    /// Its driver has buffers for what waits; or, of a disk, requests have ended.
     Receive,
     /// [`Kicks::poke`].
     Poke,

@@ -12,6 +12,7 @@ mod change;
 mod control;
 mod conversation;
 mod deliver;
+mod disk;
 mod fdb;
 mod forward;
 mod group;
@@ -27,9 +28,11 @@ mod protocol;
 #[doc(hidden)]
 pub mod rig;
 mod seat;
+mod service;
 mod session;
 mod share;
 mod socket;
+mod source;
 mod stats;
 mod uplinks;
 mod view;
@@ -218,7 +221,7 @@ impl Plane {
     /// The time that each transmit queue of a port, or queue of an interface, was served since the start; none of an unknown port.
     pub fn served(&self, port: &str) -> Vec<Duration> {
         let ports = self.ports.load();
-        let seats = ports.iter().find(|other| other.name == port).into_iter().flat_map(|port| &port.seats);
+        let seats = ports.iter().find(|other| other.name == port).into_iter().flat_map(|port| &port.service.seats);
         seats.map(|seat| Duration::from_nanos(seat.busy_ns.load(Relaxed))).collect()
     }
 

@@ -9,11 +9,12 @@ use super::addresses::{Addresses, EntryKey};
 use super::backlog::Backlog;
 use super::calls::Moderation;
 use super::group::Group;
+use super::kicks::Cause;
 use super::link::{Lane, LinkPort};
 use super::listen::Endpoint;
-use super::seat::Seat;
-use super::stats::QueueStats;
-use super::worker::Worker;
+use super::service::Service;
+use super::source::{Source, Step};
+use super::stats::{QueueStats, add};
 use super::{Stopping, notify};
 use crate::api::view::UplinkView;
 use crate::capture::{CapturePoint, Direction, Sighting};
@@ -89,18 +90,8 @@ pub(super) struct Port {
     pub(super) monitor: Mutex<Option<Followed>>,
     /// That a guard shut it is in the log.
     pub(super) shut_told: AtomicBool,
-    /// Where its sources are served, by their index.
-    pub(super) seats: Box<[Seat]>,
-    /// The workers that serve them.
-    pub(super) group: Mutex<Arc<Group>>,
-    /// Its own worker, where each port has one.
-    pub(super) worker: Mutex<Option<OwnWorker>>,
-}
-
-/// The worker of one port, and its thread.
-pub(super) struct OwnWorker {
-    pub(super) worker: Arc<Worker>,
-    pub(super) thread: JoinHandle<()>,
+    /// Where its sources are served.
+    pub(super) service: Service,
 }
 
 /// A thread that follows a QMP socket.
@@ -109,27 +100,6 @@ pub(super) struct Followed {
     pub(super) stopping: Arc<Stopping>,
     pub(super) suspicion: Arc<notify::Wake>,
     pub(super) thread: JoinHandle<()>,
-}
-
-/// What a worker serves: one queue pair's transmit queue, or one queue of a tap.
-#[derive(Clone)]
-pub(super) struct Source {
-    pub(super) port: Arc<Port>,
-    pub(super) index: u16,
-}
-
-impl PartialEq for Source {
-    fn eq(&self, other: &Self) -> bool {
-        self.index == other.index && Arc::ptr_eq(&self.port, &other.port)
-    }
-}
-
-impl Source {
-    /// Where it is served.
-    #[inline]
-    pub(super) fn seat(&self) -> &Seat {
-        &self.port.seats[usize::from(self.index)]
-    }
 }
 
 /// What is on the other side of a port.
@@ -159,7 +129,7 @@ impl Port {
         endpoint: Option<Arc<Endpoint>>,
         group: Arc<Group>,
     ) -> io::Result<Self> {
-        let seats = (0..attachment.source_count()).map(|_| Seat::default()).collect();
+        let service = Service::new(attachment.source_count(), group);
         Ok(Self {
             id,
             name: config.name.clone(),
@@ -174,9 +144,7 @@ impl Port {
             threads: Mutex::default(),
             monitor: Mutex::default(),
             shut_told: AtomicBool::new(false),
-            seats,
-            group: Mutex::new(group),
-            worker: Mutex::default(),
+            service,
         })
     }
 
@@ -229,12 +197,45 @@ impl Port {
 
     /// Has the worker of a source look at it.
     pub(super) fn poke(&self, index: u16) {
-        self.seats[usize::from(index)].poke();
+        self.service.poke(index);
     }
 
-    /// Queues that workers serve.
+    /// What workers serve of it.
     pub(super) fn sources(self: &Arc<Self>) -> impl Iterator<Item = Source> {
-        (0..self.seats.len() as u16).map(|index| Source { port: Arc::clone(self), index })
+        (0..self.service.seats.len() as u16).map(|index| Source::Port(Arc::clone(self), index))
+    }
+
+    /// Counts a kick that reached us for a source.
+    pub(super) fn count_kick(&self, index: u16, cause: Cause) {
+        if let (Attachment::Guest(guest), true) = (&self.attachment, cause != Cause::Poke) {
+            let pair = usize::from(index);
+            let is_sent = cause == Cause::Transmit;
+            let stats = if is_sent { &guest.transmit[pair].stats } else { &guest.receive[pair].stats };
+            add(&stats.kicks, 1);
+        }
+    }
+
+    /// Asks for kicks of a source, if the driver has a way to give them.
+    pub(super) fn rest(&self, index: u16, now: Now) -> Step {
+        let Attachment::Guest(guest) = &self.attachment else { return Step::Rest };
+        let pair = usize::from(index);
+        if guest.receive[pair].wants_looks() {
+            return Step::Doze;
+        }
+        let mut guard = guest.transmit[pair].live.lock();
+        match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
+            Some(live) if live.polled => Step::Doze,
+            Some(live) => {
+                if live.queue.enable_notify() {
+                    Step::Busy
+                } else if live.wants_looks(now) {
+                    Step::Doze
+                } else {
+                    Step::Rest
+                }
+            }
+            None => Step::Rest,
+        }
     }
 
     /// Offers frames that pass here to the captures.

@@ -4,7 +4,7 @@
 use super::deliver::BURST;
 use super::forward::Forwarder;
 use super::group::Group;
-use super::port::{Attachment, GuestPort, Live, Port, Rules, Source, SwitchPlane};
+use super::port::{Attachment, GuestPort, Live, Port, Rules, SwitchPlane};
 use super::{Origin, Ways};
 use crate::capture::Captures;
 use crate::config;
@@ -36,7 +36,7 @@ pub struct RigGuest {
 /// A learning switch with open ports, and what one worker needs to serve them.
 pub struct Rig {
     forwarder: Forwarder,
-    sources: Vec<Source>,
+    ports: Vec<Arc<Port>>,
 }
 
 impl Rig {
@@ -53,30 +53,29 @@ impl Rig {
         let config = config::parse(&text, Path::new("/run/rig.toml"))?.config;
         let switch = Arc::new(SwitchPlane::new("lan", BridgeConfig::new(SEED)));
         let group = Arc::new(Group::new(None, config.workers.clone()));
-        let mut sources = Vec::new();
+        let mut ports = Vec::new();
         for ((index, guest), config) in guests.into_iter().enumerate().zip(&config.ports) {
             let attachment = Attachment::Guest(Box::new(connected(guest)?));
             let capture = Captures::default().point(&config.name, "");
             let id = PortId(index as u16);
             let port = Port::new(id, config, &switch, attachment, capture, None, Arc::clone(&group))?;
             switch.bridge.add_port(port.id, config.settings.clone())?;
-            sources.push(Source { port: Arc::new(port), index: 0 });
+            ports.push(Arc::new(port));
         }
-        let ports = sources.iter().map(|source| Some(Arc::clone(&source.port))).collect();
-        switch.ports.store(Arc::new(ports));
+        switch.ports.store(Arc::new(ports.iter().cloned().map(Some).collect()));
         let origin = Origin { ways: Ways::ALL, started: Instant::now(), seed: SEED };
-        Ok(Self { forwarder: Forwarder::for_worker(origin), sources })
+        Ok(Self { forwarder: Forwarder::for_worker(origin), ports })
     }
 
     /// Serves the transmit queue of a port once, as a worker does; returns how many chains were handled.
     pub fn serve(&mut self, port: usize) -> usize {
-        self.forwarder.serve(&self.sources[port], BURST)
+        self.forwarder.serve(&self.ports[port], 0, BURST)
     }
 
     /// Sends frames from private memory, each behind a virtio header of 12 bytes, as if an interface of the host had given them
     /// to a port.
     pub fn serve_private(&mut self, port: usize, frames: &[MemSlice<'_>]) {
-        let port = &self.sources[port].port;
+        let port = &self.ports[port];
         let Attachment::Guest(guest) = &port.attachment else { return };
         let rules = TransmitRules { format: HeaderFormat::MODERN, accepts: Default::default() };
         self.forwarder.forward_bodies(port, &rules, &guest.transmit[0].stats, frames);

@@ -5,7 +5,7 @@
 //! the new one ([`Seat::poke`]), because it may have turned notifications off after the new one had turned them on.
 
 use super::kicks::Cause;
-use super::port::{Attachment, Source};
+use super::source::Source;
 use super::worker::Worker;
 use parking_lot::Mutex;
 use std::io;
@@ -27,19 +27,17 @@ pub(super) struct Seat {
 struct Place {
     /// Who serves it, and under which number.
     worker: Option<(Arc<Worker>, u32)>,
-    /// What a front-end gave for the kicks of the transmit and of the receive queue.
+    /// What a front-end gave for the kicks of the transmit and of the receive queue; of a disk, for those of its queue, and what tells
+    /// of ended requests.
     kicks: [Option<OwnedFd>; 2],
 }
 
 impl Place {
     /// Everything that wakes the worker of `source`.
     fn descriptors<'a>(&'a self, source: &'a Source) -> impl Iterator<Item = (Cause, BorrowedFd<'a>)> {
-        let link = match &source.port.attachment {
-            Attachment::Guest(_) => None,
-            Attachment::Link(link) => Some((Cause::Transmit, link.queues[usize::from(source.index)].fd())),
-        };
+        let own = source.descriptor().map(|fd| (Cause::Transmit, fd));
         let kicks = [Cause::Transmit, Cause::Receive].into_iter().zip(&self.kicks);
-        kicks.filter_map(|(cause, fd)| Some((cause, fd.as_ref()?.as_fd()))).chain(link)
+        kicks.filter_map(|(cause, fd)| Some((cause, fd.as_ref()?.as_fd()))).chain(own)
     }
 }
 

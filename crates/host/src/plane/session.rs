@@ -451,7 +451,7 @@ impl<'s> Connection<'s> {
     /// while frames wait for buffers.
     fn watch(&mut self, index: u16, kick: Option<OwnedFd>) {
         let cause = if index.is_multiple_of(2) { Cause::Receive } else { Cause::Transmit };
-        let seat = &self.serving.port.seats[usize::from(index / 2)];
+        let seat = &self.serving.port.service.seats[usize::from(index / 2)];
         if let Err(error) = seat.watch(cause, kick) {
             tracing::warn!(port = self.serving.port.name, index, %error, "kicks are not watched: the queue is polled");
             self.with_live(index, |live| live.polled = true);

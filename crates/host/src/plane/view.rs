@@ -172,7 +172,7 @@ fn view(port: &Port) -> PortView {
             };
             (Some(socket.display().to_string()), Some(mode.into()), *queue_pairs)
         }
-        _ => (None, None, port.seats.len() as u16),
+        _ => (None, None, port.service.seats.len() as u16),
     };
     let (features, mtu, fault, queues, uplink) = match &port.attachment {
         Attachment::Guest(guest) => {

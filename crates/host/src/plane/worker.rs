@@ -7,7 +7,6 @@ use super::deliver::BURST;
 use super::forward::Forwarder;
 use super::kicks::{Cause, Kicks};
 use super::polling::{Next, Pace, timespec};
-use super::port::{Attachment, Source};
 use super::share::{RECENT, Share};
 use super::stats::add;
 use crate::config::resolved::{Polling, WorkerMode};
@@ -199,7 +198,7 @@ impl Worker {
         self.kicks.wait(events, timeout.as_ref(), |number, cause| {
             // Not before: who sleeps on a list keeps alive what was taken off it meanwhile.
             if let Some(source) = self.sources.load().get(number as usize).and_then(Option::as_ref) {
-                count_kick(source, cause);
+                source.count_kick(cause);
                 Active::insert(active, number, source, *now.get_or_insert_with(Instant::now));
             }
         });
@@ -212,16 +211,6 @@ impl Worker {
         if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
             tracing::warn!(worker = self.name, cpu, %error, "not pinned");
         }
-    }
-}
-
-/// Counts a kick that reached us.
-fn count_kick(source: &Source, cause: Cause) {
-    if let (Attachment::Guest(guest), true) = (&source.port.attachment, cause != Cause::Poke) {
-        let pair = usize::from(source.index);
-        let is_sent = cause == Cause::Transmit;
-        let stats = if is_sent { &guest.transmit[pair].stats } else { &guest.receive[pair].stats };
-        add(&stats.kicks, 1);
     }
 }
 
@@ -245,17 +234,6 @@ struct Active {
     share: Share,
 }
 
-/// What becomes of an active source after a look.
-#[derive(PartialEq, Eq)]
-enum Step {
-    /// Look again at once.
-    Busy,
-    /// Look again after a while.
-    Doze,
-    /// Wait for a kick.
-    Rest,
-}
-
 impl Active {
     /// Has the source looked at; one look without work and it rests again, so kicks alone keep nobody busy.
     fn insert(active: &mut Vec<Self>, number: u32, source: &Source, now: Instant) {
@@ -277,7 +255,7 @@ impl Active {
 
     /// Its port, for comparing.
     fn port(&self) -> usize {
-        Arc::as_ptr(&self.source.port).addr()
+        self.source.device()
     }
 
     /// A new round: each port has its quantum, and those of its sources that had work lately divide it.
@@ -308,7 +286,7 @@ impl Active {
             if frames == 0 {
                 return Step::Busy;
             }
-            let served = forwarder.serve(&self.source, frames);
+            let served = self.source.serve(forwarder, round.now, frames);
             if served == 0 {
                 break;
             }
@@ -329,33 +307,6 @@ impl Active {
         if round.linger.is_none_or(|linger| round.now.duration_since(self.last_work) < linger) {
             return Step::Busy;
         }
-        self.rest(forwarder.time())
-    }
-
-    /// Asks for kicks, if the driver has a way to give them.
-    fn rest(&self, now: Now) -> Step {
-        match &self.source.port.attachment {
-            Attachment::Link(_) => Step::Rest,
-            Attachment::Guest(guest) => {
-                let pair = usize::from(self.source.index);
-                if guest.receive[pair].wants_looks() {
-                    return Step::Doze;
-                }
-                let mut guard = guest.transmit[pair].live.lock();
-                match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
-                    Some(live) if live.polled => Step::Doze,
-                    Some(live) => {
-                        if live.queue.enable_notify() {
-                            Step::Busy
-                        } else if live.wants_looks(now) {
-                            Step::Doze
-                        } else {
-                            Step::Rest
-                        }
-                    }
-                    None => Step::Rest,
-                }
-            }
-        }
+        self.source.rest(forwarder, round.now)
     }
 }

@@ -12,8 +12,9 @@ pub(super) mod view;
 use super::group::Group;
 use super::listen::Endpoint;
 use super::notify::Wake;
-use super::port::{Facts, OwnWorker};
-use super::seat::Seat;
+use super::port::Facts;
+use super::service::Service;
+use super::source::Source;
 use super::Stopping;
 use crate::config::resolved::{CacheMode, DiskConfig, ImageConfig, ImageFormat};
 use crate::storage::{Bucket, Format, Image, Limit, Options, Rate};
@@ -61,12 +62,8 @@ pub(super) struct Disk {
     pub(super) facts: Mutex<Facts>,
     pub(super) stopping: Arc<Stopping>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Where its queues are served, by their index.
-    pub(super) seats: Box<[Seat]>,
-    /// The workers that serve them.
-    pub(super) group: Mutex<Arc<Group>>,
-    /// Its own worker, in a group where each device has one.
-    pub(super) worker: Mutex<Option<OwnWorker>>,
+    /// Where its queues are served.
+    pub(super) service: Service,
 }
 
 impl Disk {
@@ -100,9 +97,7 @@ impl Disk {
             facts: Mutex::default(),
             stopping: Arc::new(Stopping::new()?),
             threads: Mutex::default(),
-            seats: (0..config.attach.queues).map(|_| Seat::default()).collect(),
-            group: Mutex::new(group),
-            worker: Mutex::default(),
+            service: Service::new(config.attach.queues.into(), group),
         };
         disk.set_rates(config);
         Ok(disk)
@@ -189,7 +184,12 @@ impl Disk {
 
     /// Has the worker of a queue look at it.
     pub(super) fn poke(&self, index: u16) {
-        self.seats[usize::from(index)].poke();
+        self.service.poke(index);
+    }
+
+    /// What workers serve of it.
+    pub(super) fn sources(self: &Arc<Self>) -> impl Iterator<Item = Source> {
+        (0..self.queues.len() as u16).map(|index| Source::Disk(Arc::clone(self), index))
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use transport::event::{Event, Outcome, QueueRestart, QueueStart};
-use virtqueue::{DeviceQueue, Endian, RingState, SetupFault};
+use virtqueue::{DeviceQueue, Endian, RingState};
 
 /// How long a queue that stops waits for what the disk has of it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ fn serve(disk: &Arc<Disk>, stream: UnixStream) -> End {
     let protocol = match &disk.config.load().attach.function {
         Some(function) => Function::for_disk(function, disk.offered.features().bits(), queues, &bytes)
             .map(|function| Protocol::VfioUser(Box::new(function))),
-        None => Ok(Protocol::vhost_user(disk.offered.features().bits(), queues, &bytes, true)),
+        None => Ok(Protocol::vhost_user(disk.offered.features().bits(), queues, &bytes)),
     };
     let end = match protocol {
         Ok(protocol) => Conversation::new(stream, protocol, &disk.stopping, &disk.attention).serve(&mut device),
@@ -109,6 +109,12 @@ impl Device for DiskDevice<'_> {
             }
             Event::ConfigWrite { offset, bytes, .. } => self.write_config(protocol, offset, &bytes),
             Event::QueueRefused { index, fault } => self.refuse(index, &fault.to_string()),
+            Event::QueueFailed { index, fault } => {
+                let text = format!("queue {index} retired: {fault}");
+                tracing::warn!(disk = self.disk.name, "{text}");
+                self.disk.facts.lock().fault = Some(text);
+                Outcome::Done
+            }
             Event::Mtu(_) | Event::AnnounceRarp(_) => Outcome::Failed,
             // These are settled before.
             Event::BackendChannel(_) | Event::QueueKicked { .. } | Event::Interrupt(_) | Event::Resample(_) => {
@@ -132,8 +138,7 @@ impl Device for DiskDevice<'_> {
             }
         }
         if self.disk.resized.swap(false, Relaxed) {
-            protocol.set_config(&self.config_bytes());
-            protocol.send_config_change();
+            protocol.change_config(&self.config_bytes());
         }
         Ok(())
     }
@@ -154,7 +159,7 @@ impl<'s> DiskDevice<'s> {
     /// Requests that begin from now on follow the cache's mode, and the driver reads it.
     fn use_cache(&mut self, protocol: &mut Protocol) {
         self.disk.set_through(self.cache.through());
-        protocol.set_config(&self.config_bytes());
+        protocol.show_config(&self.config_bytes());
     }
 
     /// Takes the driver's choice; anything not offered is refused and the rings do not start.
@@ -189,7 +194,7 @@ impl<'s> DiskDevice<'s> {
                 tracing::warn!(disk = self.disk.name, %error, "what was written could not be made stable");
             }
         }
-        protocol.set_config(&self.config_bytes());
+        protocol.show_config(&self.config_bytes());
         Outcome::Done
     }
 
@@ -205,7 +210,7 @@ impl<'s> DiskDevice<'s> {
             return self.refuse(index, "no features were agreed");
         };
         let memory = memory.unwrap_or_else(|| Arc::clone(&self.memory));
-        let device_queue = match resumed(protocol, &memory, &setup, state) {
+        let device_queue = match protocol.queue(&memory, &setup, state) {
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
@@ -315,27 +320,10 @@ impl<'s> DiskDevice<'s> {
 
     /// Has the worker of a queue woken by its kicks, and by the end of its requests.
     fn watch(&mut self, index: u16, cause: Cause, fd: Option<OwnedFd>) {
-        let Some(seat) = self.disk.seats.get(usize::from(index)) else { return };
+        let Some(seat) = self.disk.service.seats.get(usize::from(index)) else { return };
         if let Err(error) = seat.watch(cause, fd) {
             tracing::warn!(disk = self.disk.name, index, %error, "kicks are not watched: the queue is polled");
             self.with_live(index, |live| live.polled = true);
         }
     }
-}
-
-/// A queue that goes on where it stood: see `session::Connection::queue` of ports.
-fn resumed(
-    protocol: &Protocol,
-    memory: &Arc<GuestMemory>,
-    setup: &virtqueue::QueueSetup,
-    state: RingState,
-) -> Result<DeviceQueue, SetupFault> {
-    let state = if matches!(protocol, Protocol::VfioUser(_)) {
-        state
-    } else if setup.features.packed {
-        RingState::resume_packed(memory, setup)?.unwrap_or(state)
-    } else {
-        RingState::resume_split(memory, setup)?
-    };
-    DeviceQueue::new(memory, setup, state)
 }
