@@ -1,7 +1,7 @@
 //! Listening sockets that whoever started the program made for it: systemd's socket activation (sd_listen_fds(3)).
 //!
 //! Each descriptor has a name (`FileDescriptorName=` of the socket unit): `control` for the control socket, `http` for the
-//! TCP address, `port.NAME` for the vhost-user socket of a port in server mode. [`receive`] looks at each of them once, at
+//! TCP address, `port.NAME` and `disk.NAME` for the socket of a port or a disk in server mode. [`receive`] looks at each of them once, at
 //! the start, and refuses what is no listening stream socket of the right family; [`take`] hands out a descriptor of one,
 //! again and again, so that a port can be made anew. The sockets stay open, and their files belong to who made them.
 
@@ -36,7 +36,9 @@ pub fn receive() -> anyhow::Result<()> {
     for (number, name) in passed {
         let socket = sys::passed(number)?;
         let family = family(&name).ok_or_else(|| {
-            anyhow::anyhow!("a socket named {name:?} was passed; accepted names: control, http and port.NAME")
+            anyhow::anyhow!(
+                "a socket named {name:?} was passed; accepted names: control, http, port.NAME and disk.NAME"
+            )
         })?;
         check(&socket, family).map_err(|what| anyhow::anyhow!("the passed socket {name:?} {what}"))?;
         anyhow::ensure!(
@@ -63,8 +65,8 @@ pub fn names() -> Vec<String> {
 
 /// What kind of socket belongs to a name.
 fn family(name: &str) -> Option<&'static [AddressFamily]> {
-    match name.strip_prefix("port.") {
-        Some(port) => crate::config::check_name(port).is_ok().then_some(&[AddressFamily::UNIX]),
+    match name.strip_prefix("port.").or_else(|| name.strip_prefix("disk.")) {
+        Some(thing) => crate::config::check_name(thing).is_ok().then_some(&[AddressFamily::UNIX]),
         None if name == "control" => Some(&[AddressFamily::UNIX]),
         None if name == "http" => Some(&[AddressFamily::INET, AddressFamily::INET6]),
         None => None,
@@ -96,8 +98,9 @@ mod tests {
     fn names_say_what_a_socket_is() {
         assert_eq!(family("control"), Some(&[AddressFamily::UNIX][..]));
         assert_eq!(family("port.web"), Some(&[AddressFamily::UNIX][..]));
+        assert_eq!(family("disk.root"), Some(&[AddressFamily::UNIX][..]));
         assert_eq!(family("http"), Some(&[AddressFamily::INET, AddressFamily::INET6][..]));
-        for name in ["", "unknown", "port.", "port.a/b", "ports.web", "control2"] {
+        for name in ["", "unknown", "port.", "port.a/b", "ports.web", "disk.", "disk", "control2"] {
             assert_eq!(family(name), None, "{name}");
         }
     }

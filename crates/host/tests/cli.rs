@@ -31,6 +31,14 @@ vhost-user = { socket = "/run/db.sock", mode = "client" }
 [port.uplink]
 switch = "lan"
 tap = { name = "rw0" }
+
+[disk.root]
+vhost-user = { socket = "root.sock", queues = 2 }
+file = "root.img"
+
+[disk.web]
+vfio-user = { socket = "web.vfio" }
+ram = "1M"
 "#;
 
 fn with_file(text: &str) -> tempfile::TempDir {
@@ -46,11 +54,11 @@ fn check_accepts_a_good_file() {
         .args(["check", "--text-only", "ringway.toml"])
         .assert()
         .success()
-        .stdout("ringway.toml: no mistakes (switches: 1, ports: 3)\n")
+        .stdout("ringway.toml: no mistakes (switches: 1, ports: 3, disks: 2)\n")
         .stderr("");
     let output = ringway(directory.path()).args(["check", "--text-only", "--json", "ringway.toml"]).output();
     let facts: serde_json::Value = serde_json::from_slice(&output.expect("ran").stdout).expect("JSON");
-    assert_eq!(facts, serde_json::json!({ "ok": true, "switches": 1, "ports": 3 }));
+    assert_eq!(facts, serde_json::json!({ "ok": true, "switches": 1, "ports": 3, "disks": 2 }));
 }
 
 #[test]
@@ -98,17 +106,54 @@ fn check_looks_at_the_machine() {
     ));
 }
 
-/// A directory without write permission. Root may write everywhere, so root runs a copy of the program as nobody.
+#[test]
+fn check_looks_at_the_images_of_disks() {
+    let text = "[control]\nsocket = 'c.sock'\n[disk.a]\nvhost-user.socket = 'no/a.sock'\nfile = 'missing.img'\n\
+                [disk.b]\nvhost-user.socket = 'b.sock'\nfile = '.'\n\
+                [disk.c]\nvfio-user.socket = 'c.vfio'\nfile = 'c.img'\n\
+                [disk.d]\nvfio-user.socket = 'd.vfio'\nfile = '/dev/null'\n\
+                [disk.e]\nvfio-user.socket = 'e.vfio'\nram = '1M'\n";
+    let directory = with_file(text);
+    fs::write(directory.path().join("c.img"), [0; 512]).expect("written");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let accepted = "accepted: a file or a block device that exists";
+    let assert = ringway(directory.path()).args(["check", "ringway.toml"]).assert().code(1);
+    assert
+        .stderr(predicate::str::contains("ringway.toml:4: disk.a.vhost-user.socket: directory "))
+        .stderr(predicate::str::contains(format!(
+            "ringway.toml:5: disk.a.file: {}: No such file or directory (os error 2); {accepted}\n",
+            at("missing.img")
+        )))
+        .stderr(predicate::str::contains(format!("is no file and no block device; {accepted}\n")))
+        .stderr(predicate::str::contains("ringway.toml:8: disk.b.file: "))
+        .stderr(predicate::str::contains("ringway.toml:14: disk.d.file: /dev/null is no file"))
+        .stderr(predicate::str::contains("disk.c").not())
+        .stderr(predicate::str::contains("disk.e").not());
+}
+
+/// What is not permitted is named. Root may do everything, so root runs a copy of the program as nobody.
 #[test]
 fn check_names_a_missing_permission() {
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::process::CommandExt as _;
     const NOBODY: u32 = 65534;
 
-    let directory = with_file("[control]\nsocket = 'closed/control.sock'\n");
+    let disk = |name: &str, image: &str, more: &str| {
+        format!(
+            "[disk.{name}]\nvhost-user = {{ socket = '{name}.sock', mode = 'client' }}\nfile = '{image}'\n{more}\n"
+        )
+    };
+    let disks = disk("a", "a.img", "")
+        + &disk("b", "b.img", "read-only = true")
+        + &disk("c", "c.img", "read-only = true");
+    let directory = with_file(&format!("[control]\nsocket = 'closed/control.sock'\n{disks}"));
+    let [a, b, c] = ["a.img", "b.img", "c.img"].map(|name| directory.path().join(name));
+    for image in [&a, &b, &c] {
+        fs::write(image, [0; 512]).expect("written");
+    }
     let closed = directory.path().join("closed");
     fs::create_dir(&closed).expect("made");
-    for (path, mode) in [(directory.path(), 0o755), (&closed, 0o555)] {
+    for (path, mode) in [(directory.path(), 0o755), (&closed, 0o555), (&a, 0o444), (&b, 0o444), (&c, 0o000)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
     }
     let copy = directory.path().join("ringway");
@@ -123,6 +168,15 @@ fn check_names_a_missing_permission() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.starts_with("ringway.toml:2: control.socket: directory "), "{text}");
     assert!(text.contains("closed is not writable: Permission denied"), "{text}");
+    for (image, name, may) in [("a.img", "a", "read and write"), ("c.img", "c", "read")] {
+        let line = text.lines().find(|line| line.contains(&format!(": disk.{name}.file: ")));
+        let line = line.unwrap_or_else(|| panic!("{text}"));
+        let end = format!(
+            "{image}: Permission denied (os error 13); accepted: an image that this process may {may}"
+        );
+        assert!(line.ends_with(&end), "{line}");
+    }
+    assert!(!text.contains("disk.b"), "a disk that nobody may write to needs no permission to write: {text}");
 }
 
 #[test]
@@ -134,6 +188,16 @@ fn vmm_args_from_a_file() {
         command
     };
     let socket = directory.path().join("web.sock").display().to_string();
+    ask("web", "qemu")
+        .assert()
+        .code(1)
+        .stderr("ringway: \"web\" is a port and a disk; say which: --kind port or --kind disk\n");
+    let ask_for = |kind: &str, name: &str, vmm: &str| {
+        let mut command = ask(name, vmm);
+        command.args(["--kind", kind]);
+        command
+    };
+    let ask = |port: &str, vmm: &str| ask_for("port", port, vmm);
     ask("web", "qemu")
         .assert()
         .success()
@@ -159,6 +223,42 @@ fn vmm_args_from_a_file() {
 }
 
 #[test]
+fn vmm_args_of_disks_from_a_file() {
+    let directory = with_file(GOOD);
+    let ask = |words: &[&str]| {
+        let mut command = ringway(directory.path());
+        command.arg("vmm-args").args(words).args(["--config", "ringway.toml"]);
+        command
+    };
+    let socket = directory.path().join("root.sock").display().to_string();
+    let device = "vhost-user-blk-pci,id=disk-root,chardev=chr-disk-root,num-queues=2,queue-size=256";
+    ask(&["root", "--for", "qemu"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains(format!("path={socket},reconnect-ms=1000")))
+        .stdout(predicate::str::contains(device));
+    ask(&["web", "--for", "qemu", "--kind", "disk"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("\"id\":\"fn-disk-web\""));
+    ask(&["web", "--for", "crosvm", "--kind", "disk"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("crosvm has no vfio-user"));
+    for (words, expected) in [
+        (&["rut", "--for", "qemu"][..], "no port or disk \"rut\"; it has: web, db, uplink, root, web"),
+        (&["root", "--for", "qemu", "--kind", "port"], "no port \"root\"; it has: web, db, uplink"),
+        (&["db", "--for", "qemu", "--kind", "disk"], "no disk \"db\"; it has: root, web"),
+    ] {
+        ask(words).assert().code(1).stderr(predicate::str::contains(format!("{expected}\n")));
+    }
+    let output = ask(&["root", "--for", "libvirt", "--json"]).output().expect("ran");
+    let facts: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&facts["disk"], &facts["for"]), (&"root".into(), &"libvirt".into()));
+    assert!(facts["xml"].as_str().expect("XML").contains("<disk type='vhostuser' device='disk'>"));
+}
+
+#[test]
 fn without_a_daemon_the_socket_and_the_remedy_are_named() {
     let directory = tempfile::tempdir().expect("a directory");
     for words in [
@@ -173,6 +273,12 @@ fn without_a_daemon_the_socket_and_the_remedy_are_named() {
         vec!["switch", "add", "lan"],
         vec!["switch", "set", "lan", "ageing=1m"],
         vec!["switch", "remove", "lan"],
+        vec!["disk", "list"],
+        vec!["disk", "show", "root"],
+        vec!["disk", "add", "root", "ram=1M"],
+        vec!["disk", "set", "root", "rate-limit.iops=100"],
+        vec!["disk", "remove", "root"],
+        vec!["disk", "resize", "root"],
         vec!["fdb", "list"],
         vec!["fdb", "add", "52:54:00:00:00:01", "--port", "web"],
         vec!["fdb", "remove", "52:54:00:00:00:01"],
@@ -221,6 +327,9 @@ fn usage_errors_exit_with_two() {
         vec!["port"],
         vec!["port", "set", "web"],
         vec!["port", "remove"],
+        vec!["disk", "set", "root"],
+        vec!["disk", "resize", "root", "much"],
+        vec!["vmm-args", "root", "--for", "qemu", "--kind", "share"],
         vec!["fdb", "add", "52:54:00:00:00:01"],
         vec!["fdb", "flush", "--all", "--switch", "lan"],
         vec!["fdb", "list", "--vlan", "0"],
@@ -231,9 +340,12 @@ fn usage_errors_exit_with_two() {
     ] {
         ringway(directory.path()).args(&words).assert().code(2).stdout("");
     }
-    for strange in
-        [&["port", "show", "a/b"][..], &["port", "add", "a/b", "x=1"], &["switch", "remove", "a?b"]]
-    {
+    for strange in [
+        &["disk", "resize", "a/b"][..],
+        &["port", "show", "a/b"],
+        &["port", "add", "a/b", "x=1"],
+        &["switch", "remove", "a?b"],
+    ] {
         let refused = ringway(directory.path()).args(strange).args(["--socket", "x"]).assert().code(1);
         refused.stderr(predicate::str::contains("is no name"));
     }
@@ -252,11 +364,13 @@ fn completions_and_manual_pages() {
             .args(["completions", shell])
             .assert()
             .success()
-            .stdout(predicate::str::contains("vmm-args"));
+            .stdout(predicate::str::contains("vmm-args"))
+            .stdout(predicate::str::contains("resize"));
     }
     ringway(directory.path()).arg("man").assert().success().stdout(predicate::str::contains(".TH ringway 1"));
     ringway(directory.path()).args(["man", "--directory", "."]).assert().success();
     assert!(directory.path().join("ringway-check.1").exists());
+    assert!(directory.path().join("ringway-disk-resize.1").exists());
     let nowhere = ringway(directory.path()).args(["man", "--directory", "no/where"]).assert().code(1);
     nowhere.stderr("ringway: manual pages in no/where: No such file or directory (os error 2)\n");
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use fake::{Daemon, group, learned, raw, status, uplink, web};
+use fake::{Daemon, group, learned, raw, root, scratch, status, uplink, web};
 use predicates::prelude::*;
 use ringway::api::client::{self, ClientError};
 use ringway::api::description;
@@ -32,6 +32,8 @@ fn every_route_answers_with_its_view() {
     assert_eq!(client::get::<Status>(&socket, "/api/status").expect("status"), status());
     assert_eq!(client::get::<Vec<PortView>>(&socket, "/api/ports").expect("ports"), [web(), uplink()]);
     assert_eq!(client::get::<PortView>(&socket, "/api/ports/web").expect("a port"), web());
+    assert_eq!(client::get::<Vec<DiskView>>(&socket, "/api/disks").expect("disks"), [root(), scratch()]);
+    assert_eq!(client::get::<DiskView>(&socket, "/api/disks/root").expect("a disk"), root());
     let switches = client::get::<Vec<SwitchView>>(&socket, "/api/switches").expect("switches");
     assert_eq!(switches, status().switches);
     let fdb =
@@ -52,6 +54,7 @@ fn what_is_not_there_is_said_so() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused("/api/ports/nobody"), "there is no port \"nobody\"");
+    assert_eq!(refused("/api/disks/nobody"), "there is no disk \"nobody\"");
     assert_eq!(refused("/api/fdb?switch=wan"), "there is no switch \"wan\"");
     assert_eq!(refused("/api/groups?switch=wan"), "there is no switch \"wan\"");
     assert_eq!(refused("/elsewhere"), "there is no such path; see /api/openapi.json");
@@ -95,6 +98,9 @@ fn routes_and_description_are_the_same() {
     for needed in [
         "/api/config",
         "/api/config/check",
+        "/api/disks",
+        "/api/disks/{name}",
+        "/api/disks/{name}/resize",
         "/api/fdb",
         "/api/groups",
         "/api/openapi.json",
@@ -109,7 +115,11 @@ fn routes_and_description_are_the_same() {
         assert!(names.contains(&needed), "{needed} in {names:?}");
     }
     for (path, operations) in paths {
-        let name = if path.contains("/switches/") { "lan" } else { "web" };
+        let name = match path {
+            path if path.contains("/switches/") => "lan",
+            path if path.contains("/disks/") => "root",
+            _ => "web",
+        };
         let concrete = path.replace("{name}", name);
         for method in METHODS {
             let described = operations[method.to_lowercase()].is_object();
@@ -151,6 +161,10 @@ fn bodies_have_the_keys_of_the_file() {
         ("VlanSpec", keys::VLAN),
         ("PortFdbSpec", keys::FDB),
         ("QmpSpec", keys::QMP),
+        ("DiskSpec", keys::DISK),
+        ("DiskVhostUserSpec", keys::DISK_VHOST_USER),
+        ("DiskVfioUserSpec", keys::DISK_VFIO_USER),
+        ("DiskRateLimitSpec", keys::DISK_RATE_LIMIT),
     ];
     assert_eq!(
         pairs.len(),
@@ -226,12 +240,16 @@ fn a_socket_that_took_our_place_is_left_alone() {
 fn status_on_one_screen() {
     let daemon = Daemon::start();
     let text = daemon.prints(&["status"]);
-    assert!(text.starts_with("ringway 0.1.0, process 7, up 7m 1s; 1 of 2 ports running\n"), "{text}");
+    assert!(
+        text.starts_with("ringway 0.1.0, process 7, up 7m 1s; 1 of 2 ports and 1 of 2 disks running\n"),
+        "{text}"
+    );
     for part in [
         "SWITCH  PORTS  FDB ENTRIES\n",
         "worker-0  pool    3       4  0.0 s      11      0\n",
         "uplink",
         "eth1\n",
+        "scratch  vfio-user   waiting   64 MiB         0",
     ] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }

@@ -85,6 +85,66 @@ fn port(number: usize) -> PortView {
     }
 }
 
+fn disk(number: usize) -> DiskView {
+    let n = number as u64;
+    let buckets = [(64.0, n), (128.0, 3 * n)].map(|(bound_us, count)| LatencyBucketView { bound_us, count });
+    DiskView {
+        name: if number == 0 { HOSTILE.into() } else { format!("disk{number}") },
+        kind: "vhost-user".into(),
+        socket: format!("/run/ringway/disk{number}.sock"),
+        socket_mode: "server".into(),
+        image: ImageView { kind: "file".into(), path: Some("/srv/a.img".into()), ..ImageView::default() },
+        capacity: (n + 1) << 30,
+        block_size: 512,
+        read_only: false,
+        cache: if number == 3 { "write-through" } else { "write-back" }.into(),
+        serial: "x".into(),
+        state: if number == 2 { PortState::Faulted } else { PortState::Running },
+        fault: None,
+        features: FeaturesView::default(),
+        workers: None,
+        counters: DiskCountersView {
+            reads: n * 11,
+            writes: n * 12,
+            flushes: n * 13,
+            discards: n * 14,
+            zeroes: n * 15,
+            others: n * 16,
+            bytes_read: u64::MAX - n,
+            bytes_written: n * 512,
+            errors: n * 17,
+            in_flight: n * 18,
+            stuck: n * 19,
+        },
+        latency: DiskLatencyView {
+            read: LatencyView {
+                count: 5 * n,
+                sum_us: 500.0 * n as f64,
+                buckets: buckets.to_vec(),
+                ..LatencyView::default()
+            },
+            // A reader that came between two steps of a writer: the buckets are ahead of the count.
+            write: LatencyView {
+                count: n,
+                sum_us: 100.0,
+                buckets: buckets.to_vec(),
+                ..LatencyView::default()
+            },
+            flush: LatencyView::default(),
+        },
+        queues: vec![DiskQueueView {
+            index: 3,
+            running: number != 2,
+            packed: false,
+            size: 256,
+            requests: n * 20,
+            kicks: n * 21,
+            calls: n * 22,
+            in_flight: n * 23,
+        }],
+    }
+}
+
 impl Plane for Fake {
     fn status(&self) -> Status {
         Status {
@@ -113,6 +173,8 @@ impl Plane for Fake {
             }],
             ports_up: self.ports,
             ports_total: self.ports,
+            disks_up: 0,
+            disks_total: self.ports,
         }
     }
 
@@ -122,6 +184,19 @@ impl Plane for Fake {
 
     fn port(&self, name: &str) -> Option<PortView> {
         self.ports().into_iter().find(|port| port.name == name)
+    }
+
+    /// As many disks as ports.
+    fn disks(&self) -> Vec<DiskView> {
+        (0..self.ports).map(disk).collect()
+    }
+
+    fn disk(&self, name: &str) -> Option<DiskView> {
+        self.disks().into_iter().find(|disk| disk.name == name)
+    }
+
+    fn resize_disk(&self, _: &str, _: Option<u64>) -> Result<u64, Refusal> {
+        panic!("eyes only look")
     }
 
     fn fdb(&self, _: &FdbFilter) -> Result<Vec<FdbView>, Refusal> {
@@ -201,7 +276,7 @@ fn samples(text: &str) -> BTreeMap<(String, BTreeMap<String, String>), f64> {
         assert!(kinds(|each| matches!(each, MetricDescriptor::Help { .. })), "{name} has no help");
         assert!(kinds(|each| matches!(each, MetricDescriptor::Type { .. })), "{name} has no type");
         for sample in &family.samples {
-            let own = [name.clone(), format!("{name}_total"), format!("{name}_info")];
+            let own = ["", "_total", "_info", "_bucket", "_sum", "_count"].map(|end| format!("{name}{end}"));
             assert!(own.contains(&sample.name().to_owned()), "{} in family {name}", sample.name());
             let labels = sample.labels().iter().map(|label| (label.name.to_owned(), label.value.clone()));
             let key = (sample.name().to_owned(), labels.collect());
@@ -286,17 +361,82 @@ fn faults_shuts_and_uplinks_are_told() {
 }
 
 #[test]
+fn every_figure_of_a_disk_is_in_the_exposition() {
+    let (_, _, text) = get(5, "/metrics", &[]);
+    let samples = samples(&text);
+    let at = |name: &str, labels: &[(&str, &str)]| value(&samples, &format!("ringway_disk{name}"), labels);
+    let of = |name: &str| at(name, &[("disk", "disk4")]);
+    let facts = [
+        ("disk", "disk4"),
+        ("kind", "vhost-user"),
+        ("at", "/run/ringway/disk4.sock"),
+        ("image", "file"),
+        ("path", "/srv/a.img"),
+        ("serial", "x"),
+    ];
+    assert_eq!(at("_info", &facts), 1.0);
+    assert_eq!((of("_up"), of("_faulted"), of("_write_back")), (1.0, 0.0, 1.0));
+    assert_eq!((at("_up", &[("disk", "disk2")]), at("_faulted", &[("disk", "disk2")])), (0.0, 1.0));
+    assert_eq!(at("_write_back", &[("disk", "disk3")]), 0.0);
+    assert_eq!(of("_capacity_bytes"), f64::from(5u32 << 10) * f64::from(1u32 << 20));
+    assert_eq!((of("_errors_total"), of("_in_flight"), of("_stuck")), (68.0, 72.0, 76.0));
+    for (operation, count) in [
+        ("read", 44.0),
+        ("write", 48.0),
+        ("flush", 52.0),
+        ("discard", 56.0),
+        ("write-zeroes", 60.0),
+        ("other", 64.0),
+    ] {
+        assert_eq!(
+            at("_requests_total", &[("disk", "disk4"), ("operation", operation)]),
+            count,
+            "{operation}"
+        );
+    }
+    assert_eq!(at("_bytes_total", &[("disk", "disk4"), ("operation", "write")]), 2048.0);
+    assert!(text.contains(&format!("{{disk=\"disk4\",operation=\"read\"}} {}\n", u64::MAX - 4)), "{text}");
+    let queue = [("disk", "disk4"), ("queue", "3")];
+    assert_eq!(at("_queue_running", &queue), 1.0);
+    assert_eq!(at("_queue_running", &[("disk", "disk2"), ("queue", "3")]), 0.0);
+    assert_eq!((at("_queue_requests_total", &queue), at("_queue_kicks_total", &queue)), (80.0, 84.0));
+    assert_eq!((at("_queue_calls_total", &queue), at("_queue_in_flight", &queue)), (88.0, 92.0));
+}
+
+#[test]
+fn latencies_are_histograms_of_seconds() {
+    let samples = samples(&get(5, "/metrics", &[]).2);
+    let at = |name: &str, operation: &str, bound: Option<&str>| {
+        let labels = [("disk", "disk4"), ("operation", operation)];
+        let labels: Vec<_> = labels.into_iter().chain(bound.map(|bound| ("le", bound))).collect();
+        value(&samples, &format!("ringway_disk_latency_seconds{name}"), &labels)
+    };
+    let buckets = |operation| {
+        let of = |bound: &str| at("_bucket", operation, Some(bound));
+        (of("0.000064"), of("0.000128"), of("+Inf"))
+    };
+    assert_eq!(buckets("read"), (4.0, 12.0, 20.0));
+    assert_eq!((at("_count", "read", None), at("_sum", "read", None)), (20.0, 0.002));
+    // Whatever was read when, buckets do not go down, and the last one is the count.
+    assert_eq!(buckets("write"), (4.0, 12.0, 12.0));
+    assert_eq!(at("_count", "write", None), 12.0);
+    assert_eq!((at("_bucket", "flush", Some("+Inf")), at("_count", "flush", None)), (0.0, 0.0));
+}
+
+#[test]
 fn label_values_are_escaped() {
     let (_, _, text) = get(1, "/metrics", &[]);
     let samples = samples(&text);
     assert_eq!(value(&samples, "ringway_port_up", &[("port", HOSTILE), ("switch", "lan")]), 1.0);
+    assert_eq!(value(&samples, "ringway_disk_up", &[("disk", HOSTILE)]), 1.0);
     assert!(text.lines().all(|line| line.starts_with("ringway_") || line.starts_with("# ")), "{text}");
 }
 
 #[test]
 fn no_ports_are_a_valid_exposition_too() {
     let samples = samples(&get(0, "/metrics", &[]).2);
-    assert!(samples.keys().all(|(name, _)| !name.starts_with("ringway_port")));
+    let is_there = |start: &str| samples.keys().any(|(name, _)| name.starts_with(start));
+    assert!(!is_there("ringway_port") && !is_there("ringway_disk"));
 }
 
 #[test]
@@ -305,6 +445,7 @@ fn a_thousand_ports_take_bounded_time() {
     let snapshot = Snapshot {
         status: plane.status(),
         ports: plane.ports(),
+        disks: plane.disks(),
         groups: plane.groups(None).expect("groups"),
     };
     let began = Instant::now();

@@ -18,6 +18,9 @@ pub(crate) const HOSTILE: [&str; 4] = [
     "javascript:window.broken=4//${window.broken=5}",
 ];
 
+/// Number of disks.
+const DISKS: usize = 3;
+
 /// What is served.
 #[derive(Clone, Debug)]
 pub(crate) struct Fake {
@@ -86,6 +89,7 @@ impl Fake {
         match path.split('?').next().unwrap_or(path) {
             "/api/status" => found(self.status(elapsed_s)),
             "/api/ports" => found((0..self.ports).map(|number| self.port(number, elapsed_s)).collect()),
+            "/api/disks" => found((0..DISKS).map(|number| self.disk(number, elapsed_s)).collect()),
             "/api/fdb" => found(self.fdb()),
             "/api/trace" => found(self.trace(body)),
             path => {
@@ -132,7 +136,8 @@ impl Fake {
                 "name": self.text(0, "lan"), "ports": self.ports, "fdb_entries": self.ports * 2,
                 "fdb_entries_max": 16384, "ageing_ms": 300_000, "vlan": "802.1q", "snooping": true
             }],
-            "ports_up": self.ports.saturating_sub(3), "ports_total": self.ports
+            "ports_up": self.ports.saturating_sub(3), "ports_total": self.ports,
+            "disks_up": DISKS - 1, "disks_total": DISKS
         })
     }
 
@@ -202,6 +207,31 @@ impl Fake {
             "addresses": if uplink { json!([]) } else { json!([{ "mac": mac(number), "origin": "configuration" }]) },
             "receive_filter": if uplink { Value::Null } else { filter },
             "uplink": if uplink { uplink_filter } else { Value::Null }
+        })
+    }
+
+    fn disk(&self, number: usize, elapsed_s: f64) -> Value {
+        let running = number != 2;
+        let requests = if running { (elapsed_s * 10f64.powi(5 - number as i32)) as u64 } else { 0 };
+        let times = |us: f64| {
+            let sum_us = requests as f64 * us;
+            json!({ "count": requests, "sum_us": sum_us, "p50_us": us, "p99_us": us * 3.0, "max_us": us * 9.0, "buckets": [] })
+        };
+        json!({
+            "name": self.text(0, ["root", "data", "scratch"][number % 3]).to_owned() + &format!(" {number}"),
+            "kind": "vhost-user", "socket": format!("/run/ringway/disk{number}.sock"), "socket_mode": "server",
+            "image": { "kind": "file", "path": self.text(1, "/srv/images/root.img"), "format": "raw", "direct": true },
+            "capacity": 20u64 << 30, "block_size": 512, "read_only": number == 1, "cache": "write-back",
+            "serial": self.text(2, "root-0001"), "state": if running { "running" } else { "faulted" },
+            "fault": if running { Value::Null } else { json!(self.text(3, "queue 0: descriptor loop")) },
+            "features": { "offered": [], "acknowledged": [] }, "workers": Value::Null,
+            "counters": {
+                "reads": requests, "writes": requests / 2, "flushes": requests / 9, "discards": 0, "zeroes": 0, "others": 1,
+                "bytes_read": requests * 4096, "bytes_written": requests * 2048, "errors": number, "in_flight": 7,
+                "stuck": if running { 0 } else { 2 }
+            },
+            "latency": { "read": times(80.0), "write": times(30.0), "flush": times(900.0) },
+            "queues": []
         })
     }
 

@@ -57,6 +57,22 @@ pub(crate) fn shows(scene: &Scene) -> anyhow::Result<()> {
         ensure!(drops.contains("receiver-full") && drops.contains("no buffer"), "{drops}");
         Ok(())
     })?;
+    scene.check("disks are listed with their rates, and filtered", || {
+        let cell = |number: usize, column: usize| {
+            format!(
+                "document.querySelectorAll('#disks-table tbody tr')[{number}]?.cells[{column}].textContent"
+            )
+        };
+        browser.wait("requests a second", &format!("/^[1-9].* k$/.test({})", cell(0, 3)), SOON)?;
+        browser.wait("a mean", &format!("{}.startsWith('80.0 µs')", cell(1, 7)), SOON)?;
+        let table = browser.text("document.querySelector('#disks-table').innerText")?;
+        for words in ["root 0", "20 GiB", "/srv/images/root.img", "2 stuck", "read-only", "99 %: 2.70 ms"] {
+            ensure!(table.contains(words), "{words:?} is not in\n{table}");
+        }
+        type_into(&mut browser, "#disks-filter", "faulted")?;
+        browser.wait("one disk", "document.querySelectorAll('#disks-table tbody tr').length === 1", SOON)?;
+        type_into(&mut browser, "#disks-filter", "")
+    })?;
     scene.check("the FDB is listed and filtered", || {
         let rows = "document.querySelectorAll('#fdb-table tbody tr').length";
         browser.value("document.querySelector('#fdb').scrollIntoView({ behavior: 'instant' })")?;
@@ -121,6 +137,8 @@ pub(crate) fn hostile(scene: &Scene) -> anyhow::Result<()> {
         browser.wait("drops", "document.querySelector('#drops-table').innerText.includes('script')", SOON)?;
         let table = browser.text("document.querySelector('#ports-table').innerText")?;
         ensure!(table.contains(super::fake::HOSTILE[0]), "{table}");
+        let disks = browser.text("document.querySelector('#disks-table').innerText")?;
+        ensure!(disks.contains(super::fake::HOSTILE[1]), "{disks}");
         Ok(())
     })?;
     scene.check("in the details, the FDB and a trace too", || {

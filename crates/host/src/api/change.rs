@@ -66,6 +66,24 @@ pub enum Edit {
     },
     /// A switch goes.
     RemoveSwitch(String),
+    /// A disk as it shall be.
+    PutDisk {
+        /// Its name.
+        name: String,
+        /// Its table.
+        table: Value,
+        /// Refused if there is one of that name.
+        only_new: bool,
+    },
+    /// Keys of a disk that change; `null` removes one.
+    MergeDisk {
+        /// Its name.
+        name: String,
+        /// The keys.
+        patch: Value,
+    },
+    /// A disk goes.
+    RemoveDisk(String),
     /// A whole configuration.
     Replace(Value),
 }
@@ -80,6 +98,9 @@ impl Edit {
             Edit::PutSwitch { name, .. } => format!("put switch.{name}"),
             Edit::MergeSwitch { name, .. } => format!("set switch.{name}"),
             Edit::RemoveSwitch(name) => format!("remove switch.{name}"),
+            Edit::PutDisk { name, .. } => format!("put disk.{name}"),
+            Edit::MergeDisk { name, .. } => format!("set disk.{name}"),
+            Edit::RemoveDisk(name) => format!("remove disk.{name}"),
             Edit::Replace(_) => "replace all".into(),
         }
     }
@@ -118,6 +139,18 @@ impl Edit {
             Edit::RemoveSwitch(name) => {
                 needed("switch", name)?;
                 document.without_switch(name)
+            }
+            Edit::PutDisk { name, table, only_new } => {
+                free("disk", name, *only_new)?;
+                document.with_disk(name, table.clone())?
+            }
+            Edit::MergeDisk { name, patch } => {
+                needed("disk", name)?;
+                document.merge_disk(name, patch.clone())?
+            }
+            Edit::RemoveDisk(name) => {
+                needed("disk", name)?;
+                document.without_disk(name)
             }
             Edit::Replace(whole) => document.replaced(whole.clone())?,
         })
@@ -195,7 +228,7 @@ pub fn machine_check(loaded: &Loaded) -> Result<(), ConfigError> {
         .iter()
         .flat_map(|name| match name.as_str() {
             "control" => vec!["control.socket".into()],
-            port => ["vhost-user", "vfio-user"].map(|kind| format!("{port}.{kind}.socket")).to_vec(),
+            thing => ["vhost-user", "vfio-user"].map(|kind| format!("{thing}.{kind}.socket")).to_vec(),
         })
         .collect();
     error.mistakes.retain(|mistake| !passed.contains(&mistake.field));
@@ -224,17 +257,22 @@ fn go_over(plane: &dyn Plane, access: &Access, new: Loaded, what: &str) -> Resul
     Ok(done)
 }
 
-/// As [`machine_check`], but only for what changes. Something that was lost since under a port
+/// As [`machine_check`], but only for what changes. Something that was lost since under a port or a disk
 /// that stays as it is (its interface, say) does not keep the others from changing.
 fn what_changes_is_possible(plane: &dyn Plane, loaded: &Loaded) -> Result<(), ConfigError> {
     let Err(mut error) = machine_check(loaded) else { return Ok(()) };
     let difference = plane.config().diff(&loaded.config);
     let added = difference.ports_added.iter();
     let changed = difference.ports_changed.iter().map(|changed| &changed.new);
-    let ports: HashSet<String> = added.chain(changed).map(|port| format!("port.{}.", port.name)).collect();
-    error.mistakes.retain(|mistake| match mistake.field.starts_with("port.") {
+    let ports = added.chain(changed).map(|port| format!("port.{}.", port.name));
+    let added = difference.disks_added.iter();
+    let changed = difference.disks_changed.iter().map(|changed| &changed.new);
+    let disks = added.chain(changed).map(|disk| format!("disk.{}.", disk.name));
+    let things: HashSet<String> = ports.chain(disks).collect();
+    let is_of_a_thing = |field: &str| field.starts_with("port.") || field.starts_with("disk.");
+    error.mistakes.retain(|mistake| match is_of_a_thing(&mistake.field) {
         // A name may have dots of its own.
-        true => ports.iter().any(|port| mistake.field.starts_with(port)),
+        true => things.iter().any(|thing| mistake.field.starts_with(thing)),
         // The token is read at every change.
         false => mistake.field == "control.token-file" || difference.restart.contains(&mistake.field),
     });
@@ -242,14 +280,14 @@ fn what_changes_is_possible(plane: &dyn Plane, loaded: &Loaded) -> Result<(), Co
 }
 
 impl Api {
-    async fn change(&self, edit: Edit) -> Result<Json<ChangeView>, Refused> {
+    pub(super) async fn change(&self, edit: Edit) -> Result<Json<ChangeView>, Refused> {
         let (desired, plane) = (Arc::clone(&self.desired), Arc::clone(&self.plane));
         apart(move || desired.change(&*plane, &edit)).await.map(Json)
     }
 }
 
 /// Whether the client wants the thing to be new: `If-None-Match: *` (RFC 9110 §13.1.2).
-fn only_new(headers: &HeaderMap) -> bool {
+pub(super) fn only_new(headers: &HeaderMap) -> bool {
     headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*")
 }
 

@@ -10,6 +10,7 @@ pub mod auth;
 mod capture;
 pub mod change;
 pub mod client;
+mod disk;
 mod fdb;
 pub mod problem;
 pub mod server;
@@ -35,7 +36,8 @@ use crate::config::Config;
 use change::Desired;
 use problem::{Asked, apart, problem};
 use view::{
-    ChangeView, FdbFilter, FdbSpec, FdbView, GroupView, PortView, Problem, Status, SwitchView, TraceView,
+    ChangeView, DiskView, FdbFilter, FdbSpec, FdbView, GroupView, PortView, Problem, Status, SwitchView,
+    TraceView,
 };
 
 /// Most bytes of a request's body.
@@ -56,6 +58,13 @@ pub trait Plane: Send + Sync + 'static {
     fn switches(&self) -> Vec<SwitchView> {
         self.status().switches
     }
+    /// All disks, in the order of the configuration.
+    fn disks(&self) -> Vec<DiskView>;
+    /// One disk; `None` if there is none of that name.
+    fn disk(&self, name: &str) -> Option<DiskView>;
+    /// Makes a disk `bytes` large, a multiple of 512 up to [`crate::config::resolved::DISK_BYTES_MAX`], or as large as its
+    /// file is now, and tells its guest. The size in bytes from then on.
+    fn resize_disk(&self, name: &str, bytes: Option<u64>) -> Result<u64, Refusal>;
     /// FDB entries. A filter that names what does not exist is refused.
     fn fdb(&self, filter: &FdbFilter) -> Result<Vec<FdbView>, Refusal>;
     /// Adds an FDB entry, or changes the operator's own one.
@@ -75,7 +84,7 @@ pub trait Plane: Send + Sync + 'static {
     fn config(&self) -> Arc<Config>;
     /// Goes over to another configuration. It takes effect as a whole, or the old one stays: then the refusal says why.
     fn apply(&self, config: Config) -> Result<ChangeView, Refusal>;
-    /// Stops all workers, closes all sessions and removes the sockets of the ports. Called once, at the end.
+    /// Stops all workers, closes all sessions and removes the sockets of the ports and disks. Called once, at the end.
     fn stop(&self);
 }
 
@@ -126,7 +135,7 @@ type Shared = State<Arc<dyn Plane>>;
 #[openapi(
     info(
         title = "Ringway control API",
-        description = "State and configuration of the switches, ports and workers of a running ringway. On the unix \
+        description = "State and configuration of the switches, ports, disks and workers of a running ringway. On the unix \
                        socket everything is allowed; on TCP every request needs the bearer token. A change takes effect \
                        as a whole or not at all, and lasts until the process ends or reads its file again."
     ),
@@ -143,6 +152,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(reopen))
         .routes(routes!(switches))
         .routes(routes!(change::put_switch, change::patch_switch, change::delete_switch))
+        .routes(routes!(disk::disks))
+        .routes(routes!(disk::disk, disk::put_disk, disk::patch_disk, disk::delete_disk))
+        .routes(routes!(disk::resize))
         .routes(routes!(fdb::fdb, fdb::add_fdb, fdb::flush_fdb))
         .routes(routes!(groups))
         .routes(routes!(capture::capture))

@@ -3,10 +3,14 @@
 //! Bodies are checked by the configuration's own reader ([`crate::config::document`]) and not by these types: one
 //! validator, and it names every mistake at once. A test holds the two together.
 
+mod disk;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use disk::{DiskRateLimitSpec, DiskSpec, DiskVfioUserSpec, DiskVhostUserSpec};
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -27,6 +31,9 @@ pub struct ConfigSpec {
     /// The ports by name.
     #[serde(default)]
     pub port: BTreeMap<String, PortSpec>,
+    /// The disks by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disk: BTreeMap<String, DiskSpec>,
 }
 
 /// Where the control API is reached.

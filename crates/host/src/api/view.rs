@@ -1,12 +1,18 @@
 //! What the control API shows: the JSON bodies of its answers, which are also what the command line prints with `--json`.
 
+mod disk;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::config::diff::{Difference, PortChange, SwitchChange};
-use crate::config::resolved::{PortConfig, SwitchConfig};
+use crate::config::diff::{Difference, DiskChange, PortChange, SwitchChange};
+use crate::config::resolved::{DiskConfig, PortConfig, SwitchConfig};
+pub use disk::{
+    DiskCountersView, DiskLatencyView, DiskQueueView, DiskView, ImageView, LatencyBucketView, LatencyView,
+    ResizeSpec, ResizeView,
+};
 
 /// The state of the whole program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +31,10 @@ pub struct Status {
     pub ports_up: usize,
     /// All ports.
     pub ports_total: usize,
+    /// Disks in state `running`.
+    pub disks_up: usize,
+    /// All disks.
+    pub disks_total: usize,
 }
 
 /// A thread that serves queues.
@@ -69,7 +79,7 @@ pub struct SwitchView {
     pub snooping: bool,
 }
 
-/// What a port is doing.
+/// What a port or a disk is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PortState {
@@ -77,9 +87,9 @@ pub enum PortState {
     Waiting,
     /// A front-end or interface is attached; its queues do not run yet.
     Connected,
-    /// Frames can flow.
+    /// Frames can flow; requests are served.
     Running,
-    /// A fault stopped it; see [`PortView::fault`].
+    /// A fault stopped it; see [`PortView::fault`] and [`DiskView::fault`].
     Faulted,
 }
 
@@ -487,6 +497,7 @@ impl From<Difference> for ChangeView {
     fn from(difference: Difference) -> Self {
         let switch = |switch: &SwitchConfig| format!("switch.{}", switch.name);
         let port = |port: &PortConfig| format!("port.{}", port.name);
+        let disk = |disk: &DiskConfig| format!("disk.{}", disk.name);
         let mut view = Self {
             added: difference.switches_added.iter().map(switch).collect(),
             removed: difference.switches_removed.iter().map(switch).collect(),
@@ -497,6 +508,8 @@ impl From<Difference> for ChangeView {
         };
         view.added.extend(difference.ports_added.iter().map(port));
         view.removed.extend(difference.ports_removed.iter().map(port));
+        view.added.extend(difference.disks_added.iter().map(disk));
+        view.removed.extend(difference.disks_removed.iter().map(disk));
         for changed in &difference.switches_changed {
             match changed.change {
                 SwitchChange::Live => view.changed.push(switch(&changed.new)),
@@ -507,6 +520,12 @@ impl From<Difference> for ChangeView {
             match changed.change {
                 PortChange::Live => view.changed.push(port(&changed.new)),
                 PortChange::Replace => view.replaced.push(port(&changed.new)),
+            }
+        }
+        for changed in &difference.disks_changed {
+            match changed.change {
+                DiskChange::Live => view.changed.push(disk(&changed.new)),
+                DiskChange::Replace => view.replaced.push(disk(&changed.new)),
             }
         }
         view

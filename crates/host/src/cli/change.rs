@@ -1,4 +1,4 @@
-//! The commands that change something: ports, switches, FDB entries, the whole configuration.
+//! The commands that change something: ports, switches, disks, FDB entries, the whole configuration.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Output;
 use super::pairs::{Empty, object};
-use super::show::{json, port_path, switch_path};
+use super::show::{disk_path, json, port_path, switch_path};
 use crate::api::client::{self, Ask};
 use crate::api::view::{ChangeView, FdbSpec, FlushView};
 use crate::config;
@@ -70,6 +70,18 @@ pub(crate) fn switch_set(socket: &Path, what: &Changed) -> anyhow::Result<String
 
 pub(crate) fn switch_remove(socket: &Path, what: &Named) -> anyhow::Result<String> {
     remove(socket, &switch_path(&what.name)?, what)
+}
+
+pub(crate) fn disk_add(socket: &Path, what: &Described) -> anyhow::Result<String> {
+    add(socket, &disk_path(&what.name)?, what)
+}
+
+pub(crate) fn disk_set(socket: &Path, what: &Changed) -> anyhow::Result<String> {
+    set(socket, &disk_path(&what.name)?, what)
+}
+
+pub(crate) fn disk_remove(socket: &Path, what: &Named) -> anyhow::Result<String> {
+    remove(socket, &disk_path(&what.name)?, what)
 }
 
 fn add(socket: &Path, path: &str, what: &Described) -> anyhow::Result<String> {

@@ -6,6 +6,7 @@
 mod bench;
 mod capture;
 mod change;
+mod disk;
 mod pairs;
 mod run;
 mod sheet;
@@ -75,9 +76,9 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show workers, switches and ports on one screen
+    /// Show workers, switches, ports and disks on one screen
     Status(#[command(flatten)] Output),
-    /// Show ports, rates and drops live
+    /// Show ports and disks with their rates and drops live
     Top(top::TopArguments),
     /// Ports and their counters
     #[command(subcommand)]
@@ -85,6 +86,9 @@ enum Command {
     /// Switches
     #[command(subcommand)]
     Switch(SwitchCommand),
+    /// Disks and their counters
+    #[command(subcommand)]
+    Disk(DiskCommand),
     /// MAC tables of the switches
     #[command(subcommand)]
     Fdb(FdbCommand),
@@ -94,13 +98,13 @@ enum Command {
     /// The configuration that runs
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Read the configuration file again and go over to what it says; ports that did not change do not notice
+    /// Read the configuration file again and go over to what it says; ports and disks that did not change do not notice
     Reload(#[command(flatten)] Output),
     /// Say step by step what the switch would do with a frame; changes nothing
     Trace(trace::TraceArguments),
     /// Show or write (pcapng) frames as they pass ports, with direction and drop reason
     Capture(capture::CaptureArguments),
-    /// Print the arguments that attach a guest to a port
+    /// Print the arguments that attach a guest to a port or a disk
     VmmArgs(vmm_args::VmmArguments),
     /// Print the completion script of a shell
     Completions {
@@ -146,6 +150,27 @@ enum SwitchCommand {
     Set(change::Changed),
     /// Remove a switch that has no ports
     Remove(change::Named),
+}
+
+#[derive(Debug, Subcommand)]
+enum DiskCommand {
+    /// List all disks
+    List(#[command(flatten)] Output),
+    /// Show one disk with its image, features, latencies, queues and counters
+    Show {
+        /// Name of the disk
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Add a disk, until ringway ends or reads its file again
+    Add(change::Described),
+    /// Change keys of a disk; its requests go on where the key allows it
+    Set(change::Changed),
+    /// Remove a disk; its image stays
+    Remove(change::Named),
+    /// Give a disk another size, or the one that its file has now, and tell the guest
+    Resize(disk::Resized),
 }
 
 #[derive(Debug, Subcommand)]
@@ -261,6 +286,7 @@ fn obey(arguments: Arguments, start: StartPlane) -> anyhow::Result<Answer> {
         Command::Status(output) => show::status(&socket, output),
         Command::Port(command) => port(&socket, &command),
         Command::Switch(command) => switch(&socket, &command),
+        Command::Disk(command) => disk(&socket, &command),
         Command::Fdb(command) => fdb(&socket, &command),
         Command::Group(GroupCommand::List { switch, output }) => {
             show::groups(&socket, switch.as_deref(), output)
@@ -295,6 +321,17 @@ fn switch(socket: &Path, command: &SwitchCommand) -> anyhow::Result<String> {
         SwitchCommand::Add(what) => change::switch_add(socket, what),
         SwitchCommand::Set(what) => change::switch_set(socket, what),
         SwitchCommand::Remove(what) => change::switch_remove(socket, what),
+    }
+}
+
+fn disk(socket: &Path, command: &DiskCommand) -> anyhow::Result<String> {
+    match command {
+        DiskCommand::List(output) => disk::list(socket, *output),
+        DiskCommand::Show { name, output } => disk::show(socket, name, *output),
+        DiskCommand::Add(what) => change::disk_add(socket, what),
+        DiskCommand::Set(what) => change::disk_set(socket, what),
+        DiskCommand::Remove(what) => change::disk_remove(socket, what),
+        DiskCommand::Resize(what) => disk::resize(socket, what),
     }
 }
 

@@ -72,13 +72,16 @@ fn say_who_is_let_in(listeners: &Listeners, loaded: &Loaded) {
     }
 }
 
-/// Names sockets that were passed for ports that do not exist.
+/// Names sockets that were passed for ports and disks that do not exist.
 fn say_what_is_left(plane: &dyn Plane) {
     for name in inherited::names() {
-        if let Some(port) = name.strip_prefix("port.")
-            && plane.port(port).is_none_or(|port| port.socket_mode.as_deref() != Some("server"))
-        {
-            tracing::warn!(name, "a socket was passed, but there is no such port in server mode");
+        let mode = match (name.strip_prefix("port."), name.strip_prefix("disk.")) {
+            (Some(port), _) => plane.port(port).and_then(|port| port.socket_mode),
+            (None, Some(disk)) => plane.disk(disk).map(|disk| disk.socket_mode),
+            (None, None) => continue,
+        };
+        if mode.as_deref() != Some("server") {
+            tracing::warn!(name, "a socket was passed, but there is nothing of that name in server mode");
         }
     }
 }

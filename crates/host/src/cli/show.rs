@@ -1,4 +1,5 @@
-//! The commands that print facts: `check`, `status`, and what is listed of ports, switches, FDBs and groups.
+//! The commands that print facts: `check`, `status`, and what is listed of ports, switches, FDBs and groups. Disks have a
+//! file of their own.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,11 +8,12 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::change::Selection;
+use super::disk::disk_table;
 use super::sheet::port_sheet;
 use super::table::{bytes, duration, lines, table};
 use super::{Answer, Output};
 use crate::api::client;
-use crate::api::view::{FdbView, GroupView, PortView, Status, SwitchView};
+use crate::api::view::{DiskView, FdbView, GroupView, PortView, Status, SwitchView};
 use crate::config;
 
 /// `facts` as indented JSON.
@@ -31,6 +33,12 @@ pub(crate) fn switch_path(name: &str) -> anyhow::Result<String> {
     Ok(format!("/api/switches/{name}"))
 }
 
+/// Where the API has the disk `name`.
+pub(crate) fn disk_path(name: &str) -> anyhow::Result<String> {
+    config::check_name(name).map_err(anyhow::Error::msg)?;
+    Ok(format!("/api/disks/{name}"))
+}
+
 pub(crate) fn check(file: &Path, text_only: bool, output: Output) -> anyhow::Result<Answer> {
     let checked = config::load(file).and_then(|loaded| {
         if !text_only {
@@ -39,14 +47,15 @@ pub(crate) fn check(file: &Path, text_only: bool, output: Output) -> anyhow::Res
         Ok(loaded.config)
     });
     match checked {
-        Ok(config) if output.json => {
-            let (switches, ports) = (config.switches.len(), config.ports.len());
-            Ok(json(&serde_json::json!({ "ok": true, "switches": switches, "ports": ports }))?.into())
-        }
         Ok(config) => {
-            let (switches, ports) = (config.switches.len(), config.ports.len());
-            let text = format!("{}: no mistakes (switches: {switches}, ports: {ports})\n", file.display());
-            Ok(text.into())
+            let (switches, ports, disks) = (config.switches.len(), config.ports.len(), config.disks.len());
+            if output.json {
+                let facts =
+                    serde_json::json!({ "ok": true, "switches": switches, "ports": ports, "disks": disks });
+                return Ok(json(&facts)?.into());
+            }
+            let counts = format!("switches: {switches}, ports: {ports}, disks: {disks}");
+            Ok(format!("{}: no mistakes ({counts})\n", file.display()).into())
         }
         Err(error) if output.json => {
             let text = json(&serde_json::json!({ "ok": false, "mistakes": error.mistakes }))?;
@@ -62,12 +71,11 @@ pub(crate) fn status(socket: &Path, output: Output) -> anyhow::Result<String> {
         return json(&status);
     }
     let mut text = format!(
-        "ringway {}, process {}, up {}; {} of {} ports running\n",
+        "ringway {}, process {}, up {}; {}\n",
         status.version,
         status.pid,
         duration(status.uptime_s),
-        status.ports_up,
-        status.ports_total
+        running(&status)
     );
     let mut switches = table(&["SWITCH", ">PORTS", ">FDB ENTRIES"]);
     for switch in &status.switches {
@@ -84,7 +92,20 @@ pub(crate) fn status(socket: &Path, output: Output) -> anyhow::Result<String> {
     }
     let ports: Vec<PortView> = client::get(socket, "/api/ports")?;
     let _ = write!(text, "\n{}\n{}\n{}", lines(&switches), lines(&workers), port_table(&ports));
+    let disks: Vec<DiskView> = client::get(socket, "/api/disks")?;
+    if !disks.is_empty() {
+        let _ = write!(text, "\n{}", disk_table(&disks));
+    }
     Ok(text)
+}
+
+/// How much of what there is runs; disks where there are any.
+pub(super) fn running(status: &Status) -> String {
+    let Status { ports_up, ports_total, disks_up, disks_total, .. } = status;
+    match disks_total {
+        0 => format!("{ports_up} of {ports_total} ports running"),
+        _ => format!("{ports_up} of {ports_total} ports and {disks_up} of {disks_total} disks running"),
+    }
 }
 
 pub(crate) fn port_list(socket: &Path, output: Output) -> anyhow::Result<String> {
@@ -192,6 +213,6 @@ fn vlan(vlan: Option<u16>) -> String {
     vlan.map_or("-".into(), |vlan| vlan.to_string())
 }
 
-fn yes(value: bool) -> String {
+pub(super) fn yes(value: bool) -> String {
     if value { "yes" } else { "no" }.into()
 }

@@ -1,4 +1,4 @@
-//! `ringway top`: the ports at work, live on a terminal.
+//! `ringway top`: the ports and disks at work, live on a terminal.
 //!
 //! Theory of operation. One thread asks the control API at every interval and sends what it hears over a channel; the other
 //! owns the terminal, waits for keys, and draws. What is shown is [`state::State`], a plain value that answers and keys change;
@@ -7,6 +7,7 @@
 //!
 //! The terminal is put back in order at every way out: the end, a panic (by ratatui's hook), SIGTERM and SIGHUP.
 
+mod disks;
 mod draw;
 mod state;
 
@@ -35,7 +36,7 @@ const PLAIN_WIDTH: u16 = 140;
 /// Most lines that `--once` prints.
 const PLAIN_HEIGHT_MAX: u16 = 10_000;
 
-/// Show ports, rates and drops live
+/// Show ports and disks with their rates and drops live
 #[derive(Args, Debug)]
 pub(crate) struct TopArguments {
     /// Time between two looks, in seconds
@@ -136,8 +137,9 @@ fn text(state: &State, width: u16) -> String {
 fn ask(socket: &Path, with_fdb: bool) -> anyhow::Result<Answer> {
     let status = client::get(socket, "/api/status")?;
     let ports = client::get(socket, "/api/ports")?;
+    let disks = client::get(socket, "/api/disks")?;
     let fdb = if with_fdb { Some(client::get(socket, "/api/fdb")?) } else { None };
-    Ok(Answer { at: Instant::now(), status, ports, fdb })
+    Ok(Answer { at: Instant::now(), status, ports, disks, fdb })
 }
 
 /// The thread that asks. It ends when this value is dropped.

@@ -1,8 +1,11 @@
-//! `ringway vmm-args`: the arguments that attach a guest to a vhost-user or vfio-user port.
+//! `ringway vmm-args`: the arguments that attach a guest to a vhost-user or vfio-user port, or to a disk ([`disk`]).
 //!
 //! All of them share two needs: guest memory that another process can map (a shared memfd), and a socket on which the
 //! front-end is the opposite of what Ringway is. A front-end that connects is told to reconnect, so that Ringway may be
 //! restarted under a running guest.
+
+mod disk;
+mod find;
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +13,10 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::Output;
-use super::show::{json, port_path};
-use crate::api::client;
-use crate::api::view::PortView;
-use crate::config::resolved::{Attach, PortConfig, SocketRole};
-use crate::config::{self, mac_text};
+use super::show::json;
+use crate::config::resolved::SocketRole;
+pub use disk::VmmDisk;
+use find::{Kind, Thing};
 
 /// Milliseconds between two attempts of a front-end to connect.
 const RECONNECT_MS: u32 = 1000;
@@ -23,12 +25,15 @@ const RING_LEN: u16 = 1024;
 
 #[derive(Args, Debug)]
 pub(crate) struct VmmArguments {
-    /// Name of the port
+    /// Name of the port or disk
     name: String,
     /// The virtual machine monitor
     #[arg(long = "for", value_enum, value_name = "VMM")]
     vmm: Vmm,
-    /// Read the port from this configuration file instead of asking the running ringway
+    /// Which is meant, where a port and a disk have this name
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// Read it from this configuration file instead of asking the running ringway
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Memory of the guest, such as 512M or 4G
@@ -103,28 +108,20 @@ fn qemu_version(text: &str) -> Result<(u32, u32), String> {
 }
 
 pub(crate) fn vmm_args(socket: &Path, arguments: &VmmArguments) -> anyhow::Result<String> {
-    let port = match &arguments.config {
-        Some(file) => port_of_file(file, &arguments.name)?,
-        None => port_of_daemon(socket, &arguments.name)?,
+    let VmmArguments { name, kind, vmm, .. } = arguments;
+    let thing = match &arguments.config {
+        Some(file) => find::in_file(file, name, *kind)?,
+        None => find::in_daemon(socket, name, *kind)?,
     };
-    let attachment = match arguments.vmm {
-        Vmm::Qemu if port.is_function => qemu_function(&port, &arguments.memory)?,
-        Vmm::CloudHypervisor if port.is_function => cloud_hypervisor_function(&port, &arguments.memory),
-        vmm if port.is_function => {
-            let vmm = vmm.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
-            anyhow::bail!(
-                "{vmm} has no vfio-user; accepted: qemu or cloud-hypervisor, or a port with vhost-user"
-            )
-        }
-        Vmm::Qemu => qemu(&port, &arguments.memory, arguments.qemu_version),
-        Vmm::Libvirt => libvirt(&port),
-        Vmm::CloudHypervisor => cloud_hypervisor(&port, &arguments.memory),
-        Vmm::Crosvm => crosvm(&port, &arguments.memory)?,
+    let (memory, version) = (&arguments.memory, arguments.qemu_version);
+    let (kind, attachment) = match &thing {
+        Thing::Port(port) => ("port", of_port(port, *vmm, memory, version)?),
+        Thing::Disk(disk) => ("disk", disk::of_disk(disk, *vmm, memory, version)?),
     };
     if arguments.output.json {
         let mut facts = serde_json::to_value(&attachment)?;
-        facts["port"] = port.name.into();
-        facts["for"] = serde_json::to_value(arguments.vmm)?;
+        facts[kind] = name.as_str().into();
+        facts["for"] = serde_json::to_value(vmm)?;
         return json(&facts);
     }
     Ok(match attachment {
@@ -133,58 +130,57 @@ pub(crate) fn vmm_args(socket: &Path, arguments: &VmmArguments) -> anyhow::Resul
     })
 }
 
-fn port_of_file(file: &Path, name: &str) -> anyhow::Result<VmmPort> {
-    let config = config::load(file)?.config;
-    let port = config.ports.iter().find(|port| port.name == name);
-    let names: Vec<&str> = config.ports.iter().map(|port| port.name.as_str()).collect();
-    let unknown = || anyhow::anyhow!("{} has no port {name:?}; it has: {}", file.display(), names.join(", "));
-    vmm_port(port.ok_or_else(unknown)?)
-}
-
-fn vmm_port(port: &PortConfig) -> anyhow::Result<VmmPort> {
-    let (Attach::VhostUser { socket, queue_pairs, .. } | Attach::VfioUser { socket, queue_pairs, .. }) =
-        &port.attach
-    else {
-        anyhow::bail!("port {:?} is a {}: no guest attaches to it", port.name, port.attach.kind());
-    };
-    Ok(VmmPort {
-        name: port.name.clone(),
-        socket: socket.display().to_string(),
-        is_function: matches!(port.attach, Attach::VfioUser { .. }),
-        role: port.attach.role(),
-        queue_pairs: *queue_pairs,
-        mac: port.mac.map(mac_text),
-        mtu: port.mtu,
+fn of_port(port: &VmmPort, vmm: Vmm, memory: &str, version: (u32, u32)) -> anyhow::Result<Attachment> {
+    if port.is_function {
+        return function(&port.name, &port.socket, vmm, memory);
+    }
+    Ok(match vmm {
+        Vmm::Qemu => qemu(port, memory, version),
+        Vmm::Libvirt => libvirt(port),
+        Vmm::CloudHypervisor => cloud_hypervisor(port, memory),
+        Vmm::Crosvm => crosvm(port, memory)?,
     })
 }
 
-fn port_of_daemon(socket: &Path, name: &str) -> anyhow::Result<VmmPort> {
-    let port: PortView = client::get(socket, &port_path(name)?)?;
-    let Some(path) = port.socket else {
-        anyhow::bail!("port {name:?} is a {}: no guest attaches to it", port.kind);
-    };
-    let client = port.socket_mode.as_deref() == Some("client");
-    Ok(VmmPort {
-        name: port.name,
-        socket: path,
-        is_function: port.kind == "vfio-user",
-        role: if client { SocketRole::Client } else { SocketRole::Server },
-        queue_pairs: port.queue_pairs,
-        mac: port.mac,
-        mtu: port.mtu,
-    })
+/// Arguments for a whole function, whatever it is: its queues and all else are its own.
+fn function(name: &str, socket: &str, vmm: Vmm, memory: &str) -> anyhow::Result<Attachment> {
+    match vmm {
+        Vmm::Qemu => qemu_function(name, socket, memory),
+        Vmm::CloudHypervisor => Ok(cloud_hypervisor_function(socket, memory)),
+        Vmm::Libvirt | Vmm::Crosvm => {
+            let vmm = vmm.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned());
+            anyhow::bail!("{vmm} has no vfio-user; accepted: qemu or cloud-hypervisor, or vhost-user")
+        }
+    }
+}
+
+/// What QEMU's socket has to be told, given what Ringway is on it.
+fn qemu_connection(role: SocketRole, version: (u32, u32)) -> String {
+    match role {
+        SocketRole::Server if version >= (9, 2) => format!("reconnect-ms={RECONNECT_MS}"),
+        SocketRole::Server => format!("reconnect={}", RECONNECT_MS / 1000),
+        SocketRole::Client => "server=on,wait=off".into(),
+    }
+}
+
+/// A path within QEMU's options: a comma ends a value unless it is doubled.
+fn qemu_path(path: &str) -> String {
+    path.replace(',', ",,")
+}
+
+/// Memory of a QEMU guest that another process can map.
+fn qemu_memory(memory: &str) -> [(&'static str, String); 3] {
+    [
+        ("-m", memory.into()),
+        ("-object", format!("memory-backend-memfd,id=mem0,share=on,size={memory}")),
+        ("-machine", "memory-backend=mem0".into()),
+    ]
 }
 
 /// Arguments for `qemu-system-*`, version (major, minor).
 pub fn qemu(port: &VmmPort, memory: &str, version: (u32, u32)) -> Attachment {
-    // A comma ends a value in QEMU's option syntax unless it is doubled.
-    let path = port.socket.replace(',', ",,");
-    let name = &port.name;
-    let connection = match port.role {
-        SocketRole::Server if version >= (9, 2) => format!("reconnect-ms={RECONNECT_MS}"),
-        SocketRole::Server => format!("reconnect={}", RECONNECT_MS / 1000),
-        SocketRole::Client => "server=on,wait=off".into(),
-    };
+    let (path, name) = (qemu_path(&port.socket), &port.name);
+    let connection = qemu_connection(port.role, version);
     let mut device = format!("virtio-net-pci,netdev=net-{name}");
     if let Some(mac) = &port.mac {
         device += &format!(",mac={mac}");
@@ -197,40 +193,31 @@ pub fn qemu(port: &VmmPort, memory: &str, version: (u32, u32)) -> Attachment {
         device += &format!(",host_mtu={mtu}");
     }
     device += &format!(",rx_queue_size={RING_LEN},tx_queue_size={RING_LEN}");
-    words(&[
-        ("-m", memory.into()),
-        ("-object", format!("memory-backend-memfd,id=mem0,share=on,size={memory}")),
-        ("-machine", "memory-backend=mem0".into()),
+    let attach = [
         ("-chardev", format!("socket,id=chr-{name},path={path},{connection}")),
         ("-netdev", format!("vhost-user,id=net-{name},chardev=chr-{name},queues={}", port.queue_pairs)),
         ("-device", device),
-    ])
+    ];
+    words(qemu_memory(memory).into_iter().chain(attach))
 }
 
-/// Arguments for `qemu-system-*` from 11.0 on, which has a client of vfio-user. Address, queues and MTU are the function's own.
+/// Arguments for `qemu-system-*` from 11.0 on, which has a client of vfio-user.
 ///
 /// # Errors
 /// A path that JSON cannot carry.
-pub fn qemu_function(port: &VmmPort, memory: &str) -> anyhow::Result<Attachment> {
+fn qemu_function(name: &str, socket: &str, memory: &str) -> anyhow::Result<Attachment> {
     let device = serde_json::json!({
         "driver": "vfio-user-pci",
-        "id": format!("fn-{}", port.name),
-        "socket": { "type": "unix", "path": port.socket },
+        "id": format!("fn-{name}"),
+        "socket": { "type": "unix", "path": socket },
     });
-    Ok(words(&[
-        ("-m", memory.into()),
-        ("-object", format!("memory-backend-memfd,id=mem0,share=on,size={memory}")),
-        ("-machine", "memory-backend=mem0".into()),
-        ("-device", serde_json::to_string(&device)?),
-    ]))
+    let device = ("-device", serde_json::to_string(&device)?);
+    Ok(words(qemu_memory(memory).into_iter().chain([device])))
 }
 
 /// Arguments for `cloud-hypervisor` and a whole function.
-pub fn cloud_hypervisor_function(port: &VmmPort, memory: &str) -> Attachment {
-    words(&[
-        ("--memory", format!("size={memory},shared=on")),
-        ("--user-device", format!("socket={}", port.socket)),
-    ])
+fn cloud_hypervisor_function(socket: &str, memory: &str) -> Attachment {
+    words([("--memory", format!("size={memory},shared=on")), ("--user-device", format!("socket={socket}"))])
 }
 
 /// Elements for a libvirt domain.
@@ -279,32 +266,32 @@ pub fn cloud_hypervisor(port: &VmmPort, memory: &str) -> Attachment {
         pairs.push(("--cpus", format!("boot={}", port.queue_pairs)));
     }
     pairs.push(("--net", net));
-    words(&pairs)
+    words(pairs)
 }
 
 /// Arguments for `crosvm run`; it only ever connects.
 pub fn crosvm(port: &VmmPort, memory: &str) -> anyhow::Result<Attachment> {
-    if port.role == SocketRole::Client {
-        anyhow::bail!(
-            "crosvm connects and does not listen; accepted: vhost-user = {{ ..., mode = \"server\" }} in [port.{}]",
-            port.name
-        );
-    }
+    anyhow::ensure!(port.role == SocketRole::Server, only_connects("crosvm", "port", &port.name));
+    Ok(words([crosvm_memory(memory), ("--vhost-user", format!("type=net,socket={}", port.socket))]))
+}
+
+fn crosvm_memory(memory: &str) -> (&'static str, String) {
     let gigabytes = memory.strip_suffix('G').and_then(|count| count.parse::<u64>().ok());
     let megabytes = match gigabytes {
         Some(count) => (count * 1024).to_string(),
         None => memory.trim_end_matches('M').to_owned(),
     };
-    Ok(words(&[
-        ("--mem", format!("size={megabytes}")),
-        ("--vhost-user", format!("type=net,socket={}", port.socket)),
-    ]))
+    ("--mem", format!("size={megabytes}"))
 }
 
-fn words(pairs: &[(&str, String)]) -> Attachment {
-    Attachment::Arguments(
-        pairs.iter().flat_map(|(option, value)| [(*option).to_owned(), value.clone()]).collect(),
+fn only_connects(vmm: &str, kind: &str, name: &str) -> String {
+    format!(
+        "{vmm} connects and does not listen; accepted: vhost-user = {{ ..., mode = \"server\" }} in [{kind}.{name}]"
     )
+}
+
+fn words<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> Attachment {
+    Attachment::Arguments(pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
 }
 
 /// Two words a line, continued with backslashes, ready to be pasted into a shell.

@@ -41,6 +41,14 @@ pub fn environment_check(loaded: &Loaded) -> Result<(), ConfigError> {
             check.socket(&field, &qmp.socket, SocketRole::Client);
         }
     }
+    for disk in &loaded.config.disks {
+        let field = format!("disk.{}", disk.name);
+        let attach = &disk.attach;
+        check.socket(&format!("{field}.{}.socket", attach.kind()), &attach.socket, attach.role);
+        if let Some(path) = disk.image.path() {
+            check.image(&format!("{field}.file"), path, disk.read_only);
+        }
+    }
     if check.mistakes.is_empty() { Ok(()) } else { Err(ConfigError::new(&loaded.file, check.mistakes)) }
 }
 
@@ -124,6 +132,28 @@ impl Check<'_> {
                     self.refuse(field, format!("directory {shown} is not writable: {error}"), accepted);
                 }
             }
+        }
+    }
+
+    /// The image of a disk must be there, and may be read, and written unless nobody may.
+    fn image(&mut self, field: &str, path: &Path, read_only: bool) {
+        let shown = path.display();
+        let accepted = "a file or a block device that exists";
+        let kind = match fs::metadata(path) {
+            Err(error) => return self.refuse(field, format!("{shown}: {error}"), accepted),
+            Ok(found) => found.file_type(),
+        };
+        if !kind.is_file() && !kind.is_block_device() {
+            return self.refuse(field, format!("{shown} is no file and no block device"), accepted);
+        }
+        let (wanted, what) = match read_only {
+            true => (Access::READ_OK, "read"),
+            false => (Access::READ_OK | Access::WRITE_OK, "read and write"),
+        };
+        if let Err(error) = rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
+            let error = std::io::Error::from(error);
+            let accepted = format!("an image that this process may {what}");
+            self.refuse(field, format!("{shown}: {error}"), &accepted);
         }
     }
 

@@ -30,6 +30,7 @@ pub use environment::environment_check;
 pub use mistake::{ConfigError, Mistake};
 pub use resolved::Config;
 pub use token::{TOKEN_ACCEPTED, read_token};
+pub(crate) use values::{BYTES_ACCEPTED, bytes};
 pub use values::{mac_text, name as check_name};
 
 /// Largest configuration file that is read, in bytes.

@@ -10,6 +10,8 @@
 //!
 //! Source: OpenMetrics 1.0 (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 
+mod disk;
+
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -17,7 +19,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::api::view::{GroupView, PortState, PortView, QueueView, Status};
+use crate::api::view::{DiskView, GroupView, PortState, PortView, QueueView, Status};
 
 /// Media type of [`Snapshot::exposition`] (OpenMetrics 1.0, "Overall structure").
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,15 +31,17 @@ pub struct Snapshot {
     pub status: Status,
     /// All ports.
     pub ports: Vec<PortView>,
+    /// All disks.
+    pub disks: Vec<DiskView>,
     /// All multicast groups with listeners.
     pub groups: Vec<GroupView>,
 }
 
 impl Snapshot {
-    /// The snapshot as OpenMetrics text. Its size grows with ports, queues and drop reasons: about 4 KiB for a port with two
-    /// queues.
+    /// The snapshot as OpenMetrics text. Its size grows with ports, disks, queues and drop reasons: about 4 KiB for a port with two
+    /// queues, and as much for a disk.
     pub fn exposition(self) -> Result<String, fmt::Error> {
-        let mut text = String::with_capacity(4096 * (self.ports.len() + 2));
+        let mut text = String::with_capacity(4096 * (self.ports.len() + self.disks.len() + 2));
         let mut registry = Registry::with_prefix("ringway");
         registry.register_collector(Box::new(self));
         text::encode(&mut text, &registry)?;
@@ -52,7 +56,8 @@ impl Collector for Snapshot {
         page.switches(self)?;
         page.ports(&self.ports)?;
         page.uplinks(&self.ports)?;
-        page.queues(&self.ports)
+        page.queues(&self.ports)?;
+        page.disks(&self.disks)
     }
 }
 

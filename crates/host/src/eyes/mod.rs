@@ -46,6 +46,7 @@ const PAGES: &[Page] = &[
     page!("/history.js", "history.js", "text/javascript; charset=utf-8"),
     page!("/topology.js", "topology.js", "text/javascript; charset=utf-8"),
     page!("/ports.js", "ports.js", "text/javascript; charset=utf-8"),
+    page!("/disks.js", "disks.js", "text/javascript; charset=utf-8"),
     page!("/details.js", "details.js", "text/javascript; charset=utf-8"),
     page!("/tables.js", "tables.js", "text/javascript; charset=utf-8"),
     page!("/chart.js", "chart.js", "text/javascript; charset=utf-8"),
@@ -66,6 +67,7 @@ async fn metrics(State(plane): State<Arc<dyn Plane>>) -> Response {
     let snapshot = Snapshot {
         status: plane.status(),
         ports: plane.ports(),
+        disks: plane.disks(),
         groups: plane.groups(None).unwrap_or_default(),
     };
     match snapshot.exposition() {

@@ -7,9 +7,9 @@ use super::stats::QueueStats;
 use super::worker::Worker;
 use crate::api::Refusal;
 use crate::api::view::{
-    AddressView, ChangeView, CountersView, FdbFilter, FdbSpec, FdbView, FeaturesView, GroupView, PortState,
-    PortView, QueueView, ReceiveFilterView, SettingsView, Status, SwitchView, TraceView, TrafficView,
-    UplinkView, WorkerView,
+    AddressView, ChangeView, CountersView, DiskView, FdbFilter, FdbSpec, FdbView, FeaturesView, GroupView,
+    PortState, PortView, QueueView, ReceiveFilterView, SettingsView, Status, SwitchView, TraceView,
+    TrafficView, UplinkView, WorkerView,
 };
 use crate::capture::{CaptureError, CaptureRequest, CaptureStream};
 use crate::config::mac_text;
@@ -48,6 +48,8 @@ impl crate::api::Plane for Plane {
             switches: self.switches.load().iter().map(|switch| switch_view(switch)).collect(),
             ports_up: ports.iter().filter(|port| state(port) == PortState::Running).count(),
             ports_total: ports.len(),
+            disks_up: 0,
+            disks_total: 0,
         }
     }
 
@@ -57,6 +59,18 @@ impl crate::api::Plane for Plane {
 
     fn port(&self, name: &str) -> Option<PortView> {
         self.ports.load().iter().find(|port| port.name == name).map(|port| view(port))
+    }
+
+    fn disks(&self) -> Vec<DiskView> {
+        Vec::new()
+    }
+
+    fn disk(&self, _: &str) -> Option<DiskView> {
+        None
+    }
+
+    fn resize_disk(&self, name: &str, _: Option<u64>) -> Result<u64, Refusal> {
+        Err(Refusal::NotFound(format!("there is no disk {name:?}")))
     }
 
     fn fdb(&self, filter: &FdbFilter) -> Result<Vec<FdbView>, Refusal> {

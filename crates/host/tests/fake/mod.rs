@@ -18,7 +18,6 @@ use ringway::api::server::{self, Listeners};
 use ringway::api::view::*;
 use ringway::api::{Api, Plane, Refusal};
 use ringway::capture::{CaptureRequest, CaptureStream};
-use ringway::config::diff::PortChange;
 use ringway::config::document::Document;
 use ringway::config::{self, Config};
 
@@ -28,6 +27,8 @@ pub(crate) struct Fake {
     pub(crate) applied: AtomicUsize,
     pub(crate) fdb: Mutex<Vec<FdbView>>,
     pub(crate) reopened: Mutex<Vec<String>>,
+    /// Disks that were resized, and what to.
+    pub(crate) resized: Mutex<Vec<(String, Option<u64>)>>,
 }
 
 pub(crate) fn web() -> PortView {
@@ -146,6 +147,94 @@ pub(crate) fn uplink() -> PortView {
     }
 }
 
+/// A disk at work.
+pub(crate) fn root() -> DiskView {
+    let times = |count: u64, us: f64| LatencyView {
+        count,
+        sum_us: count as f64 * us,
+        p50_us: us,
+        p99_us: us * 4.0,
+        max_us: us * 100.0,
+        buckets: vec![
+            LatencyBucketView { bound_us: us, count: count / 2 },
+            LatencyBucketView { bound_us: us * 8.0, count },
+        ],
+    };
+    DiskView {
+        name: "root".into(),
+        kind: "vhost-user".into(),
+        socket: "/run/ringway/root.sock".into(),
+        socket_mode: "server".into(),
+        image: ImageView {
+            kind: "file".into(),
+            path: Some("/srv/root.img".into()),
+            format: Some("raw".into()),
+            direct: Some(true),
+        },
+        capacity: 20 << 30,
+        block_size: 512,
+        read_only: false,
+        cache: "write-back".into(),
+        serial: "root-0001".into(),
+        state: PortState::Running,
+        fault: None,
+        features: FeaturesView {
+            offered: vec!["VIRTIO_F_VERSION_1".into(), "VIRTIO_BLK_F_MQ".into()],
+            acknowledged: vec!["VIRTIO_F_VERSION_1".into()],
+        },
+        workers: Some("storage".into()),
+        counters: DiskCountersView {
+            reads: 1000,
+            writes: 500,
+            flushes: 20,
+            discards: 3,
+            zeroes: 2,
+            others: 1,
+            bytes_read: 4_096_000,
+            bytes_written: 2_048_000,
+            errors: 4,
+            in_flight: 5,
+            stuck: 1,
+        },
+        latency: DiskLatencyView {
+            read: times(1000, 80.0),
+            write: times(500, 32.5),
+            flush: times(20, 1250.0),
+        },
+        queues: [0, 1]
+            .map(|index| DiskQueueView {
+                index,
+                running: index == 0,
+                packed: true,
+                size: 256,
+                requests: 1526 - 1526 * u64::from(index),
+                kicks: 90,
+                calls: 80,
+                in_flight: 5 - 5 * u64::from(index),
+            })
+            .to_vec(),
+    }
+}
+
+/// A disk that nobody uses.
+pub(crate) fn scratch() -> DiskView {
+    DiskView {
+        name: "scratch".into(),
+        kind: "vfio-user".into(),
+        socket: "/run/ringway/scratch.vfio".into(),
+        image: ImageView { kind: "ram".into(), ..ImageView::default() },
+        capacity: 64 << 20,
+        serial: String::new(),
+        state: PortState::Waiting,
+        features: FeaturesView::default(),
+        workers: None,
+        counters: DiskCountersView::default(),
+        latency: DiskLatencyView::default(),
+        queues: vec![DiskQueueView::default()],
+        ..root()
+    }
+}
+
 pub(crate) fn status() -> Status {
     Status {
         version: "0.1.0".into(),
@@ -173,6 +262,8 @@ pub(crate) fn status() -> Status {
         }],
         ports_up: 1,
         ports_total: 2,
+        disks_up: 1,
+        disks_total: 2,
     }
 }
 
@@ -230,6 +321,20 @@ impl Plane for Fake {
 
     fn port(&self, name: &str) -> Option<PortView> {
         self.ports().into_iter().find(|port| port.name == name)
+    }
+
+    fn disks(&self) -> Vec<DiskView> {
+        vec![root(), scratch()]
+    }
+
+    fn disk(&self, name: &str) -> Option<DiskView> {
+        self.disks().into_iter().find(|disk| disk.name == name)
+    }
+
+    fn resize_disk(&self, name: &str, bytes: Option<u64>) -> Result<u64, Refusal> {
+        let disk = self.disk(name).ok_or_else(|| Refusal::NotFound(format!("there is no disk {name:?}")))?;
+        self.resized.lock().push((name.into(), bytes));
+        Ok(bytes.unwrap_or(disk.capacity))
     }
 
     fn fdb(&self, filter: &FdbFilter) -> Result<Vec<FdbView>, Refusal> {
@@ -292,29 +397,7 @@ impl Plane for Fake {
         if new.ports.iter().any(|port| port.name == "cursed") {
             return Err(Refusal::Failed("port.cursed: cannot be made".into()));
         }
-        let difference = self.config().diff(&new);
-        let changed = |kind| {
-            let changes = difference.ports_changed.iter().filter(move |change| change.change == kind);
-            changes.map(|change| format!("port.{}", change.new.name)).collect::<Vec<_>>()
-        };
-        let names = |ports: &[config::resolved::PortConfig], switches: &[config::resolved::SwitchConfig]| {
-            let switches = switches.iter().map(|switch| format!("switch.{}", switch.name));
-            switches.chain(ports.iter().map(|port| format!("port.{}", port.name))).collect::<Vec<_>>()
-        };
-        let mut view = ChangeView {
-            added: names(&difference.ports_added, &difference.switches_added),
-            removed: names(&difference.ports_removed, &difference.switches_removed),
-            changed: difference
-                .switches_changed
-                .iter()
-                .map(|changed| format!("switch.{}", changed.new.name))
-                .collect(),
-            replaced: changed(PortChange::Replace),
-            untouched: difference.untouched,
-            needs_restart: difference.restart,
-        };
-        view.changed.extend(changed(PortChange::Live));
-        view.changed.extend(difference.fields_changed);
+        let view = ChangeView::from(self.config().diff(&new));
         *self.config.lock() = Arc::new(new);
         self.applied.fetch_add(1, Ordering::SeqCst);
         Ok(view)
@@ -372,6 +455,7 @@ impl Daemon {
             applied: AtomicUsize::new(0),
             fdb: Mutex::new(vec![learned()]),
             reopened: Mutex::new(Vec::new()),
+            resized: Mutex::new(Vec::new()),
         });
         let api = Api::new(Arc::clone(&fake) as Arc<dyn Plane>, Arc::new(desired));
         let (stop, stopped) = tokio::sync::oneshot::channel();

@@ -6,26 +6,33 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, StatefulWidget, Table, TableState, Widget as _, Wrap};
 
+use super::disks;
 use super::state::{Order, Screen, State, state_of};
 use crate::api::view::PortView;
+use crate::cli::show::running;
 use crate::cli::table::{bytes, duration};
 
 /// Reasons shown below the ports.
 const REASONS_MAX: usize = 6;
-/// Narrower tables leave out frame rates.
-const FRAMES_WIDTH: u16 = 110;
+/// Narrower tables leave out what matters less, such as frame rates.
+pub(super) const FRAMES_WIDTH: u16 = 110;
 const FRAMES_COLUMNS: [usize; 2] = [4, 6];
 const DIM: Style = Style::new().fg(Color::DarkGray);
-const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
-const BAD: Style = Style::new().fg(Color::Red);
-const HEADING: Style = Style::new().add_modifier(Modifier::BOLD).fg(Color::Cyan);
+pub(super) const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+pub(super) const BAD: Style = Style::new().fg(Color::Red);
+pub(super) const HEADING: Style = Style::new().add_modifier(Modifier::BOLD).fg(Color::Cyan);
 
 /// Lines that show everything of the present screen.
 pub(super) fn height(state: &State) -> u16 {
     let rows = match state.screen {
-        Screen::Ports => state.ports().len() + 2 + state.drops().len().min(REASONS_MAX),
+        Screen::Ports => {
+            let disks = state.disks().len();
+            let below = if disks == 0 { 0 } else { disks + 2 };
+            state.ports().len() + below + 2 + state.drops().len().min(REASONS_MAX)
+        }
+        Screen::Disks => state.disks().len(),
         Screen::Fdb => state.entries().len(),
-        Screen::Port(_) => 60,
+        Screen::Port(_) | Screen::Disk(_) => 60,
     };
     u16::try_from(rows.saturating_add(8)).unwrap_or(u16::MAX)
 }
@@ -37,7 +44,9 @@ pub(super) fn draw(state: &State, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(header(state)).render(top, buffer);
     match &state.screen {
         Screen::Ports => ports(state, middle, buffer),
+        Screen::Disks => disks::table(state, Some(state.cursor), middle, buffer),
         Screen::Fdb => fdb(state, middle, buffer),
+        Screen::Disk(name) => disks::details(state, name, middle, buffer),
         Screen::Port(name) => match state.detailed() {
             Some(port) => details(state, port, middle, buffer),
             None => Paragraph::new(format!("port {name} is gone; Esc goes back")).render(middle, buffer),
@@ -52,7 +61,7 @@ fn header(state: &State) -> Vec<Line<'static>> {
     let mut title = vec![
         Span::styled(format!("ringway {}", status.version), HEADING),
         Span::raw(format!("  process {}, up {}", status.pid, duration(status.uptime_s))),
-        Span::raw(format!("  {} of {} ports running", status.ports_up, status.ports_total)),
+        Span::raw(format!("  {}", running(status))),
     ];
     if let Some((_, what)) = &state.trouble {
         let silence = duration(state.silence.as_secs());
@@ -85,6 +94,7 @@ fn header(state: &State) -> Vec<Line<'static>> {
         Span::raw(format!("out {} {} frames/s  ", bits(total.to_bytes), count(total.to_frames))),
         Span::styled(format!("drops {}/s", count(drops)), if drops > 0.0 { BAD } else { Style::new() }),
     ];
+    let third = third.into_iter().chain(disks::total(state)).collect::<Vec<_>>();
     vec![
         Line::from(title),
         Line::styled(format!("{}  |  {}", switches.join("  "), workers.join("  ")), DIM),
@@ -101,9 +111,14 @@ fn footer(state: &State) -> Line<'static> {
         ]);
     }
     let keys = match state.screen {
-        Screen::Ports => "q quit  Enter details  f FDB  / filter  s sort  r reverse  d drops  i in  o out",
-        Screen::Fdb => "q quit  p ports  / filter",
-        Screen::Port(_) => "q quit  Esc back",
+        Screen::Ports => {
+            "q quit  Enter details  f FDB  b disks  / filter  s sort  r reverse  d drops  i in  o out"
+        }
+        Screen::Disks => {
+            "q quit  Enter details  p ports  f FDB  / filter  r reverse  n name  i written  o read"
+        }
+        Screen::Fdb => "q quit  p ports  b disks  / filter",
+        Screen::Port(_) | Screen::Disk(_) => "q quit  Esc back",
     };
     let filter =
         if state.filter.is_empty() { String::new() } else { format!("  [filter: {}]", state.filter) };
@@ -114,7 +129,14 @@ fn ports(state: &State, area: Rect, buffer: &mut Buffer) {
     let reasons = state.drops();
     let room = reasons.len().min(REASONS_MAX);
     let below = if room == 0 { 0 } else { room as u16 + 1 };
-    let [area, bottom] = Layout::vertical([Constraint::Min(3), Constraint::Length(below)]).areas(area);
+    let disks_below = disks::room(state, area.height.saturating_sub(below));
+    let [area, middle, bottom] =
+        Layout::vertical([Constraint::Min(3), Constraint::Length(disks_below), Constraint::Length(below)])
+            .areas(area);
+    if disks_below > 0 {
+        let middle = Rect { y: middle.y + 1, height: middle.height.saturating_sub(1), ..middle };
+        disks::table(state, None, middle, buffer);
+    }
     let arrow = |order: Order, name: &str| {
         let mark = if state.order == order { if state.reverse { "▲" } else { "▼" } } else { "" };
         format!("{name}{mark}")
@@ -150,7 +172,7 @@ fn ports(state: &State, area: Rect, buffer: &mut Buffer) {
     let columns = headings.into_iter().zip(widths).enumerate().filter(|(column, _)| shown(column));
     let (heading, widths): (Vec<_>, Vec<_>) =
         columns.map(|(column, (name, width))| (aligned(name, (3..8).contains(&column)), width)).unzip();
-    table(state, rows.collect(), Row::new(heading), &widths, area, buffer);
+    table(state, Some(state.cursor), rows.collect(), Row::new(heading), &widths, area, buffer);
     if room > 0 {
         let mut lines =
             vec![Line::styled(format!("DROPS BY REASON (sorted by {})", state.order.name()), HEADING)];
@@ -168,19 +190,12 @@ fn ports(state: &State, area: Rect, buffer: &mut Buffer) {
 fn port_row(state: &State, port: &PortView) -> [Cell<'static>; 9] {
     let rates = state.rates_of(&port.name);
     let word = state_of(port);
-    let colour = match word {
-        "running" => Color::Green,
-        "connected" => Color::Blue,
-        "faulted" => Color::Red,
-        "shut" => Color::Yellow,
-        _ => Color::DarkGray,
-    };
     let dropped = rates.dropped();
     let drops = if dropped > 0.0 { BAD } else { Style::new() };
     [
         Cell::from(port.name.clone()).style(BOLD),
         Cell::from(port.switch.clone()),
-        Cell::from(word).style(Style::new().fg(colour)),
+        state_cell(word),
         aligned(bits(rates.from_bytes), true),
         aligned(count(rates.from_frames), true),
         aligned(bits(rates.to_bytes), true),
@@ -188,6 +203,18 @@ fn port_row(state: &State, port: &PortView) -> [Cell<'static>; 9] {
         aligned(count(dropped), true).style(drops),
         Cell::from(why(port, &rates.drops)),
     ]
+}
+
+/// The word for a state in its colour.
+pub(super) fn state_cell(word: &'static str) -> Cell<'static> {
+    let colour = match word {
+        "running" => Color::Green,
+        "connected" => Color::Blue,
+        "faulted" => Color::Red,
+        "shut" => Color::Yellow,
+        _ => Color::DarkGray,
+    };
+    Cell::from(word).style(Style::new().fg(colour))
 }
 
 /// What there is to say of a port in a few words: faults and shuts first, then what it drops, then its uplink's state.
@@ -232,7 +259,7 @@ fn fdb(state: &State, area: Rect, buffer: &mut Buffer) {
     let headings = ["MAC", "PORT", "SWITCH", "VLAN", "KIND", "WHY", "AGE"].map(str::to_owned);
     let heading =
         headings.into_iter().enumerate().map(|(column, name)| aligned(name, matches!(column, 3 | 6)));
-    table(state, rows.collect(), Row::new(heading), &widths, area, buffer);
+    table(state, Some(state.cursor), rows.collect(), Row::new(heading), &widths, area, buffer);
 }
 
 fn details(state: &State, port: &PortView, area: Rect, buffer: &mut Buffer) {
@@ -257,7 +284,7 @@ fn details(state: &State, port: &PortView, area: Rect, buffer: &mut Buffer) {
     let (yes, no): (Vec<_>, Vec<_>) = on.iter().partition(|(on, _)| *on);
     let names = |which: Vec<&(bool, &str)>| which.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(" ");
     let number = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
-    let volume = |traffic: &crate::api::view::TrafficView, frames: f64, speed: f64| {
+    let in_all = |traffic: &crate::api::view::TrafficView, frames: f64, speed: f64| {
         let now = format!("{} {} frames/s", bits(speed), count(frames));
         format!("{now}, in all {} in {} frames", bytes(traffic.bytes), traffic.frames)
     };
@@ -277,8 +304,8 @@ fn details(state: &State, port: &PortView, area: Rect, buffer: &mut Buffer) {
         ("fault", port.fault.clone().unwrap_or_default()),
         ("shut", port.shut.clone().unwrap_or_default()),
         ("mac", port.mac.clone().unwrap_or_default()),
-        ("from guest", volume(&port.counters.from_guest, rates.from_frames, rates.from_bytes)),
-        ("to guest", volume(&port.counters.to_guest, rates.to_frames, rates.to_bytes)),
+        ("from guest", in_all(&port.counters.from_guest, rates.from_frames, rates.from_bytes)),
+        ("to guest", in_all(&port.counters.to_guest, rates.to_frames, rates.to_bytes)),
         ("kicks, calls", format!("{}, {}", port.counters.kicks, port.counters.calls)),
         (
             "fdb",
@@ -320,8 +347,10 @@ fn details(state: &State, port: &PortView, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(lines).wrap(Wrap { trim: false }).render(area, buffer);
 }
 
-fn table(
+/// A table; the row of the cursor, if it has one, is turned around.
+pub(super) fn table(
     state: &State,
+    cursor: Option<usize>,
     rows: Vec<Row<'static>>,
     heading: Row<'static>,
     widths: &[Constraint],
@@ -334,18 +363,23 @@ fn table(
         .column_spacing(1)
         .style(dimmed)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-    let mut place = TableState::new().with_selected(state.cursor);
+    let mut place = TableState::new().with_selected(cursor);
     StatefulWidget::render(table, area, buffer, &mut place);
 }
 
-fn aligned(text: String, right: bool) -> Cell<'static> {
+pub(super) fn aligned(text: String, right: bool) -> Cell<'static> {
     let line = Line::from(text);
     Cell::from(if right { line.alignment(Alignment::Right) } else { line })
 }
 
 /// A rate with three digits: `1.24 M`.
-fn count(value: f64) -> String {
+pub(super) fn count(value: f64) -> String {
     scaled(value)
+}
+
+/// Bytes a second.
+pub(super) fn volume(bytes: f64) -> String {
+    format!("{}B/s", scaled_with_space(bytes))
 }
 
 /// Bytes a second as bits a second.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 
-use crate::api::view::{FdbView, PortState, PortView, Status};
+use super::disks::DiskRates;
+use crate::api::view::{DiskView, FdbView, PortState, PortView, Status};
 
 /// Characters of a filter.
 const FILTER_MAX: usize = 64;
@@ -20,6 +21,7 @@ pub(super) struct Answer {
     pub(super) at: Instant,
     pub(super) status: Status,
     pub(super) ports: Vec<PortView>,
+    pub(super) disks: Vec<DiskView>,
     /// FDB entries, if they were asked for.
     pub(super) fdb: Option<Vec<FdbView>>,
 }
@@ -43,7 +45,7 @@ impl Rates {
     }
 }
 
-/// What ports are ordered by.
+/// What ports and disks are ordered by. What a disk writes comes from its guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Order {
     #[default]
@@ -80,13 +82,17 @@ impl Order {
 /// The screen that the user looks at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Screen {
-    /// The table of ports.
+    /// The table of ports, and the first disks.
     #[default]
     Ports,
+    /// The table of disks.
+    Disks,
     /// The FDB.
     Fdb,
     /// One port, by name.
     Port(String),
+    /// One disk, by name.
+    Disk(String),
 }
 
 /// What comes after a key.
@@ -101,6 +107,7 @@ pub(super) enum Flow {
 pub(super) struct State {
     pub(super) answer: Option<Answer>,
     pub(super) rates: HashMap<String, Rates>,
+    pub(super) disk_rates: HashMap<String, DiskRates>,
     /// Sleeps a second by worker.
     pub(super) sleeps: HashMap<String, f64>,
     /// Since when nobody answers, and what went wrong last.
@@ -149,6 +156,7 @@ impl State {
             !restarted
         });
         self.rates.clear();
+        self.disk_rates.clear();
         self.sleeps.clear();
         if let Some(before) = same {
             let span_s = answer.at.saturating_duration_since(before.at).as_secs_f64();
@@ -184,6 +192,7 @@ impl State {
             };
             self.rates.insert(port.name.clone(), rates);
         }
+        self.compare_disks(&before.disks, &after.disks, span_s);
         for worker in &after.status.workers {
             let old = before.status.workers.iter().find(|old| old.name == worker.name);
             if let Some(old) = old {
@@ -264,7 +273,7 @@ impl State {
     }
 
     /// Whether every word of the filter is in `text`.
-    fn passes(&self, text: &str) -> bool {
+    pub(super) fn passes(&self, text: &str) -> bool {
         if self.filter.is_empty() {
             return true;
         }
@@ -317,20 +326,32 @@ impl State {
 
     fn command(&mut self, key: KeyCode) {
         match key {
-            KeyCode::Tab | KeyCode::BackTab if self.screen == Screen::Fdb => self.go(Screen::Ports),
-            KeyCode::Tab | KeyCode::BackTab | KeyCode::Char('f') => self.go(Screen::Fdb),
+            KeyCode::Tab => self.go(self.beside(true)),
+            KeyCode::BackTab => self.go(self.beside(false)),
+            KeyCode::Char('f') => self.go(Screen::Fdb),
             KeyCode::Char('p') => self.go(Screen::Ports),
+            KeyCode::Char('b') => self.go(Screen::Disks),
             KeyCode::Enter if self.screen == Screen::Ports => {
                 if let Some(name) = self.ports().get(self.cursor).map(|port| port.name.clone()) {
                     // The cursor stays where it is, for the way back.
                     self.screen = Screen::Port(name);
                 }
             }
+            KeyCode::Enter if self.screen == Screen::Disks => {
+                if let Some(name) = self.disks().get(self.cursor).map(|disk| disk.name.clone()) {
+                    self.screen = Screen::Disk(name);
+                }
+            }
             KeyCode::Esc | KeyCode::Backspace if matches!(self.screen, Screen::Port(_)) => {
                 self.screen = Screen::Ports;
             }
+            KeyCode::Esc | KeyCode::Backspace if matches!(self.screen, Screen::Disk(_)) => {
+                self.screen = Screen::Disks;
+            }
             KeyCode::Esc => self.filter.clear(),
-            KeyCode::Char('/') if !matches!(self.screen, Screen::Port(_)) => self.filtering = true,
+            KeyCode::Char('/') if !matches!(self.screen, Screen::Port(_) | Screen::Disk(_)) => {
+                self.filtering = true;
+            }
             KeyCode::Char('s') => (self.order, self.reverse) = (self.order.next(), false),
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Char('n') => self.order = Order::Name,
@@ -347,6 +368,17 @@ impl State {
         }
     }
 
+    /// The table that comes after or before the one that is shown.
+    fn beside(&self, after: bool) -> Screen {
+        let has_disks = self.answer.as_ref().is_some_and(|answer| !answer.disks.is_empty());
+        match (&self.screen, after) {
+            (Screen::Ports | Screen::Port(_), true) if has_disks => Screen::Disks,
+            (Screen::Fdb, false) if has_disks => Screen::Disks,
+            (Screen::Fdb, _) | (Screen::Disks | Screen::Disk(_), false) => Screen::Ports,
+            _ => Screen::Fdb,
+        }
+    }
+
     fn go(&mut self, screen: Screen) {
         self.screen = screen;
         self.cursor = 0;
@@ -356,8 +388,9 @@ impl State {
     fn hold_cursor(&mut self) {
         let rows = match self.screen {
             Screen::Ports => self.ports().len(),
+            Screen::Disks => self.disks().len(),
             Screen::Fdb => self.entries().len(),
-            Screen::Port(_) => return,
+            Screen::Port(_) | Screen::Disk(_) => return,
         };
         self.cursor = self.cursor.min(rows.saturating_sub(1));
     }

@@ -84,8 +84,63 @@ fn answer(at: Instant, pid: u32, ports: Vec<PortView>) -> Answer {
         }],
         ports_up: ports.len(),
         ports_total: ports.len(),
+        disks_up: 0,
+        disks_total: 0,
     };
-    Answer { at, status, ports, fdb: None }
+    Answer { at, status, ports, disks: Vec::new(), fdb: None }
+}
+
+/// A disk that has served as many reads as writes, of 4 KiB each, in 50 µs each.
+fn disk(name: &str, reads: u64) -> DiskView {
+    let times =
+        LatencyView { count: reads, sum_us: reads as f64 * 50.0, p99_us: 180.0, ..LatencyView::default() };
+    DiskView {
+        name: name.into(),
+        kind: "vhost-user".into(),
+        socket: format!("/run/ringway/{name}.sock"),
+        socket_mode: "server".into(),
+        image: ImageView {
+            kind: "file".into(),
+            path: Some(format!("/srv/{name}.img")),
+            ..ImageView::default()
+        },
+        capacity: 1 << 30,
+        block_size: 512,
+        read_only: false,
+        cache: "write-back".into(),
+        serial: String::new(),
+        state: PortState::Running,
+        fault: None,
+        features: FeaturesView::default(),
+        workers: None,
+        counters: DiskCountersView {
+            reads,
+            writes: reads,
+            bytes_read: reads * 4096,
+            bytes_written: reads * 4096,
+            in_flight: 3,
+            ..DiskCountersView::default()
+        },
+        latency: DiskLatencyView { read: times.clone(), write: times, flush: LatencyView::default() },
+        queues: vec![DiskQueueView { index: 0, running: true, size: 256, ..DiskQueueView::default() }],
+    }
+}
+
+/// As [`running`], with disks: `root` does 2000 requests a second, `swap` none, and errs.
+fn with_disks(count: usize) -> State {
+    let start = Instant::now();
+    let mut state = State::default();
+    for (seconds, reads, errors) in [(0, 5_000, 0), (2, 7_000, 30)] {
+        let mut disks = vec![disk("root", reads), disk("swap", 9)];
+        disks[1].counters.errors = errors;
+        disks[1].counters.stuck = 2;
+        disks.extend((2..count).map(|number| disk(&format!("disk{number}"), 0)));
+        let mut answer =
+            answer(start + Duration::from_secs(seconds), 7, vec![port("web", 1000, &[("locked", 1)])]);
+        (answer.status.disks_up, answer.status.disks_total) = (disks.len(), disks.len());
+        state.take(Ok(Answer { disks, ..answer }));
+    }
+    state
 }
 
 /// Two answers two seconds apart: `web` sends 1000 frames a second and `db` loses 250 for want of buffers.
@@ -235,6 +290,71 @@ fn the_fdb_is_asked_for_only_while_it_is_shown() {
 }
 
 #[test]
+fn disks_stand_below_the_ports_with_their_rates() {
+    let text = screen(&with_disks(2), 140, 24);
+    assert!(line(&text, "ringway 0.1.0").contains("1 of 1 ports and 2 of 2 disks running"), "{text}");
+    assert!(
+        line(&text, "drops 0/s").contains("disks 2.00 k IOPS read 4.10 MB/s written 4.10 MB/s"),
+        "{text}"
+    );
+    let root = line(&text, "root ");
+    for words in ["running", "2.00 k", "4.10 MB/s", " 3 ", "50.0 µs", "180 µs", "/srv/root.img"] {
+        assert!(root.contains(words), "{words:?} in {root}");
+    }
+    let swap = line(&text, "swap ");
+    assert!(swap.contains("2 stuck, errors 15.0/s") || swap.contains("2 stuck, errors 15/s"), "{swap}");
+    let at = |name: &str| text.find(name).unwrap_or_else(|| panic!("{name}: {text}"));
+    assert!(at("web ") < at("DISK ") && at("DISK ") < at("DROPS BY REASON"), "{text}");
+    let narrow = screen(&with_disks(2), 80, 24);
+    assert!(line(&narrow, "root ").contains("4.10 MB/s") && !narrow.contains("MEAN"), "{narrow}");
+}
+
+#[test]
+fn many_disks_leave_room_for_the_ports_and_have_a_screen_of_their_own() {
+    let mut state = with_disks(30);
+    let shown = |text: &str| text.lines().filter(|line| line.contains("/srv/")).count();
+    let text = screen(&state, 140, 30);
+    assert!(text.contains("web ") && text.contains("DROPS BY REASON"), "{text}");
+    assert_eq!(shown(&text), 8);
+    assert_eq!(shown(&screen(&state, 140, height(&state))), 30, "as `--once` prints it");
+    press(&mut state, &[KeyCode::Tab]);
+    assert_eq!(state.screen, Screen::Disks);
+    let text = screen(&state, 140, 40);
+    assert_eq!(shown(&text), 30);
+    assert!(!text.contains("web "), "{text}");
+    press(&mut state, &[KeyCode::Char('o')]);
+    assert_eq!(state.disks()[0].name, "root");
+    press(&mut state, &[KeyCode::Char('d')]);
+    assert_eq!(state.disks()[0].name, "swap");
+    press(&mut state, &[KeyCode::Char('n'), KeyCode::Char('r')]);
+    assert_eq!(state.disks()[0].name, "swap");
+    press(&mut state, &[KeyCode::Char('/')]);
+    press(&mut state, &"ROOT.img".chars().map(KeyCode::Char).collect::<Vec<_>>());
+    assert_eq!(state.disks().len(), 1);
+    press(&mut state, &[KeyCode::Enter, KeyCode::Enter]);
+    assert_eq!(state.screen, Screen::Disk("root".into()));
+    let text = screen(&state, 140, 40);
+    assert!(line(&text, "root  running").contains("2.00 k IOPS"), "{text}");
+    assert!(line(&text, "image  ").contains("file, /srv/root.img"), "{text}");
+    state.take(Ok(answer(Instant::now(), 7, Vec::new())));
+    assert!(screen(&state, 100, 20).contains("disk root is gone"));
+    press(&mut state, &[KeyCode::Esc, KeyCode::Esc, KeyCode::Tab, KeyCode::BackTab]);
+    assert_eq!((state.screen.clone(), state.cursor), (Screen::Ports, 0), "without disks, only ports and FDB");
+}
+
+#[test]
+fn a_disk_that_counts_from_zero_again_has_no_huge_rate() {
+    let start = Instant::now();
+    let mut state = State::default();
+    for (seconds, reads) in [(0, 1_000_000), (1, 5)] {
+        let answer = answer(start + Duration::from_secs(seconds), 7, Vec::new());
+        state.take(Ok(Answer { disks: vec![disk("root", reads)], ..answer }));
+    }
+    let rates = state.rates_of_disk("root");
+    assert_eq!((rates.requests, rates.read_bytes, rates.mean_us), (0.0, 0.0, None));
+}
+
+#[test]
 fn only_quitting_quits() {
     let mut state = running();
     press(&mut state, &[KeyCode::End, KeyCode::PageDown, KeyCode::Home, KeyCode::F(1), KeyCode::Char('x')]);
@@ -246,8 +366,10 @@ fn only_quitting_quits() {
 
 #[test]
 fn any_size_of_terminal_is_drawn() {
-    let mut state = running();
-    for keys in [&[][..], &[KeyCode::Enter], &[KeyCode::Esc, KeyCode::Tab]] {
+    let mut state = with_disks(20);
+    for keys in
+        [&[][..], &[KeyCode::Enter], &[KeyCode::Esc, KeyCode::Tab], &[KeyCode::Enter], &[KeyCode::Char('f')]]
+    {
         press(&mut state, keys);
         for (width, lines) in [(1, 1), (3, 2), (10, 5), (40, 3), (500, 100)] {
             screen(&state, width, lines);

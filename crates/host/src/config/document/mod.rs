@@ -76,7 +76,7 @@ impl Document {
         super::check(&text, &self.file, raw::Positions::Hidden)
     }
 
-    /// Whether there is a thing of that name; `kind` is `port` or `switch`.
+    /// Whether there is a thing of that name; `kind` is `port`, `switch` or `disk`.
     pub fn has(&self, kind: &str, name: &str) -> bool {
         self.root.get(kind).and_then(TomlValue::as_table).is_some_and(|table| table.contains_key(name))
     }
@@ -112,6 +112,21 @@ impl Document {
         self.without("switch", name)
     }
 
+    /// With the disk `name`; as [`Self::with_port`].
+    pub fn with_disk(&self, name: &str, value: Value) -> Result<Document, ConfigError> {
+        self.with("disk", name, &value)
+    }
+
+    /// With other keys of the disk `name`; as [`Self::merge_port`].
+    pub fn merge_disk(&self, name: &str, patch: Value) -> Result<Document, ConfigError> {
+        self.merge("disk", name, &patch)
+    }
+
+    /// Without the disk `name`, if there is one.
+    pub fn without_disk(&self, name: &str) -> Document {
+        self.without("disk", name)
+    }
+
     fn with(&self, section: &str, name: &str, value: &Value) -> Result<Document, ConfigError> {
         let table =
             json::table(value, &format!("{section}.{name}")).map_err(|mistakes| self.error(mistakes))?;
@@ -138,7 +153,7 @@ impl Document {
         document
     }
 
-    /// The table of all ports or all switches.
+    /// The table of all ports, all switches or all disks.
     fn section(&mut self, section: &str) -> Result<&mut Table, ConfigError> {
         let entry = self.root.entry(section).or_insert_with(|| TomlValue::Table(Table::new()));
         let TomlValue::Table(table) = entry else {

@@ -5,6 +5,7 @@
 import { get, hasToken, setToken, Unauthorised } from './api.js';
 import { Drops, Tile } from './chart.js';
 import { Details } from './details.js';
+import { Disks } from './disks.js';
 import { History } from './history.js';
 import { bits, byId, count, duration, perSecond, say, set } from './page.js';
 import { Ports } from './ports.js';
@@ -25,6 +26,7 @@ const details = new Details();
 const choose = (name) => details.open(name, ports, history);
 const topology = new Topology(byId('switches'), choose);
 const table = new Ports(choose);
+const disks = new Disks();
 const drops = new Drops();
 const fdb = new Fdb();
 const trace = new Trace((error) => fail(error));
@@ -36,7 +38,9 @@ const tiles = Object.fromEntries(
 function show(status, at) {
   say(byId('version'), status.version);
   const { latest, samples } = history;
-  tiles.ports.show(`${status.ports_up} of ${status.ports_total}`, `${status.switches.length} ${status.switches.length === 1 ? 'switch' : 'switches'}`);
+  const switches = `${status.switches.length} ${status.switches.length === 1 ? 'switch' : 'switches'}`;
+  const more = status.disks_total > 0 ? `${switches}, ${status.disks_up} of ${status.disks_total} disks up` : switches;
+  tiles.ports.show(`${status.ports_up} of ${status.ports_total}`, more);
   tiles.bits.show(bits(latest.bytes), 'delivered', samples, at, (sample) => sample.bytes);
   tiles.frames.show(`${perSecond(latest.frames)}/s`, 'delivered', samples, at, (sample) => sample.frames);
   const worst = Object.entries(latest.reasons).sort((a, b) => b[1] - a[1])[0];
@@ -54,11 +58,12 @@ function show(status, at) {
 }
 
 async function once() {
-  const [status, answer] = await Promise.all([get('/api/status'), get('/api/ports')]);
+  const [status, answer, stores] = await Promise.all([get('/api/status'), get('/api/ports'), get('/api/disks')]);
   const at = performance.now();
   ports = answer;
   history.take(status, ports, at);
   show(status, at);
+  disks.take(stores, at);
   answeredAt = at;
   answeredClock = new Date().toLocaleTimeString('en-GB');
   failure = null;
