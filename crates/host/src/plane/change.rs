@@ -5,6 +5,7 @@
 //! open only once. If a step fails, what was done is undone, and the old configuration stays.
 
 use super::addresses;
+use super::disk::DisksDone;
 use super::group::Group;
 use super::link::LinkPort;
 use super::listen::Endpoint;
@@ -55,7 +56,10 @@ impl Plane {
         let plan = self.plan(&difference, &new);
         let mut done = Done::default();
         self.add_groups(&new)?;
-        if let Err(error) = self.carry_out(plan, &new, &mut done) {
+        let mut disks = DisksDone::default();
+        let carried = self.carry_out(plan, &new, &mut done);
+        if let Err(error) = carried.and_then(|()| self.change_disks(&difference, &mut disks)) {
+            self.undo_disks(disks);
             self.undo(done, &old);
             return Err(Refusal::Failed(format!("{error:#}")));
         }
@@ -170,6 +174,7 @@ impl Plane {
             }
         }
         self.sort_ports(old);
+        self.sort_disks(old);
         self.uplinks.changed();
         self.switches.load().iter().for_each(|switch| switch.wake_sessions());
     }
@@ -184,6 +189,7 @@ impl Plane {
 
     fn finish(&self, new: &Config) {
         self.sort_ports(new);
+        self.sort_disks(new);
         // What needs a restart is as it was, until there is one.
         let old = self.config.load();
         let control = ControlConfig { token_file: new.control.token_file.clone(), ..old.control.clone() };

@@ -1,8 +1,8 @@
 //! The data plane: switches, ports, workers and sessions, built from a configuration and changed to another one while it
 //! runs.
 //!
-//! Threads: one for each worker (they move frames), one for each vhost-user port (it talks to the front-end and sleeps
-//! otherwise), one for each QMP socket that is followed, one that looks after FDBs and interfaces once a second, one that keeps the
+//! Threads: one for each worker (they move frames and serve disks), one for each guest's port and disk (it talks to the front-end and
+//! sleeps otherwise), one for each QMP socket that is followed, one that looks after FDBs and interfaces once a second, one that keeps the
 //! filters of the host's interfaces, one that compares the load of workers. How they share ports: docs/adr/0003.
 
 mod addresses;
@@ -43,6 +43,7 @@ use crate::api::view::ChangeView;
 use crate::capture::Captures;
 use crate::config::resolved::{Config, WorkerMode, WorkersConfig};
 use arc_swap::ArcSwap;
+use disk::Disk;
 use group::Group;
 use notify::Wake;
 use parking_lot::Mutex;
@@ -65,6 +66,8 @@ pub struct Plane {
     switches: Arc<ArcSwap<Vec<Arc<SwitchPlane>>>>,
     /// In the order of the configuration.
     ports: ArcSwap<Vec<Arc<Port>>>,
+    /// In the order of the configuration.
+    disks: ArcSwap<Vec<Arc<Disk>>>,
     /// `[workers]` first. A group is as it was made until it goes.
     groups: Arc<ArcSwap<Vec<Arc<Group>>>>,
     captures: Captures,
@@ -135,6 +138,7 @@ pub fn start_with(config: &Config, ways: Ways) -> anyhow::Result<Arc<Plane>> {
         config: ArcSwap::from_pointee(nothing),
         switches: Arc::default(),
         ports: ArcSwap::default(),
+        disks: ArcSwap::default(),
         groups: Arc::default(),
         captures: Captures::default(),
         uplinks: Arc::new(Uplinks::new()?),
@@ -258,6 +262,9 @@ impl Plane {
     pub fn stop(&self) {
         self.stopping.set();
         let _one = self.changing.lock();
+        // While their workers run: requests that the disks have are waited for.
+        self.disks.load_full().iter().for_each(|disk| disk.stopping.set());
+        self.disks.load_full().iter().for_each(|disk| self.take_out_disk(disk));
         let ports = self.ports.swap(Arc::default());
         ports.iter().for_each(|port| port.stopping.set());
         let groups = self.groups.load();

@@ -39,7 +39,7 @@ fn worker_views(group: &Group) -> Vec<WorkerView> {
 
 impl crate::api::Plane for Plane {
     fn status(&self) -> Status {
-        let ports = self.ports.load();
+        let (ports, disks) = (self.ports.load(), self.disks.load());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -48,8 +48,8 @@ impl crate::api::Plane for Plane {
             switches: self.switches.load().iter().map(|switch| switch_view(switch)).collect(),
             ports_up: ports.iter().filter(|port| state(port) == PortState::Running).count(),
             ports_total: ports.len(),
-            disks_up: 0,
-            disks_total: 0,
+            disks_up: disks.iter().filter(|disk| disk.state() == PortState::Running).count(),
+            disks_total: disks.len(),
         }
     }
 
@@ -62,15 +62,16 @@ impl crate::api::Plane for Plane {
     }
 
     fn disks(&self) -> Vec<DiskView> {
-        Vec::new()
+        self.disks.load().iter().map(|disk| disk.view()).collect()
     }
 
-    fn disk(&self, _: &str) -> Option<DiskView> {
-        None
+    fn disk(&self, name: &str) -> Option<DiskView> {
+        self.named_disk(name).map(|disk| disk.view())
     }
 
-    fn resize_disk(&self, name: &str, _: Option<u64>) -> Result<u64, Refusal> {
-        Err(Refusal::NotFound(format!("there is no disk {name:?}")))
+    fn resize_disk(&self, name: &str, bytes: Option<u64>) -> Result<u64, Refusal> {
+        let disk = self.named_disk(name).ok_or_else(|| Refusal::NotFound(format!("there is no disk {name:?}")))?;
+        disk.resize(bytes).map_err(Refusal::Failed)
     }
 
     fn fdb(&self, filter: &FdbFilter) -> Result<Vec<FdbView>, Refusal> {

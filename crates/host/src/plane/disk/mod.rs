@@ -4,10 +4,13 @@
 //! is taken once a burst; the session takes the same lock to start, stop or change the queue ([`session`]). The image is shared by all
 //! queues, and so are the cache's mode and the rate, which are the disk's.
 
+mod change;
 pub(super) mod queue;
 pub(super) mod session;
 pub(super) mod stats;
-pub(super) mod view;
+mod view;
+
+pub(super) use change::DisksDone;
 
 use super::group::Group;
 use super::listen::Endpoint;
@@ -53,7 +56,7 @@ pub(super) struct Disk {
     /// When the disk was opened: the zero of the limit's time.
     opened: Instant,
     /// Where front-ends are met.
-    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) endpoint: Endpoint,
     /// Wakes the session: a queue was retired, memory died, or the size changed.
     pub(super) attention: Wake,
     /// The guest has not been told yet of another size.
@@ -68,7 +71,7 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Opens the image. The disk is not served yet.
-    pub(super) fn open(config: &DiskConfig, endpoint: Arc<Endpoint>, group: Arc<Group>) -> anyhow::Result<Self> {
+    pub(super) fn open(config: &DiskConfig, endpoint: Endpoint, group: Arc<Group>) -> anyhow::Result<Self> {
         let image = Arc::new(open_image(config)?);
         let shape = shape(config, &image);
         let limits = queue_limits(config);

@@ -125,6 +125,8 @@ impl DiskQueue {
 impl LiveDisk {
     pub(in super::super) fn new(start: Start, engine: Engine) -> Self {
         let Start { mut queue, memory, acknowledged, enabled, call, error, polled } = start;
+        // Until requests in flight are recorded elsewhere: whoever takes the ring over after a kill finds its place by its order.
+        queue.keep_order();
         queue.disable_notify();
         let depth = engine.depth() as u32;
         Self {
@@ -155,9 +157,11 @@ impl LiveDisk {
         self.flights.len() - self.free.len()
     }
 
-    /// The engine, for people.
-    pub(in super::super) fn engine(&self) -> &Engine {
-        &self.engine
+    /// Those of them that the disk has had for `limit` and longer.
+    pub(in super::super) fn stuck(&self, now: Instant, limit: Duration) -> u64 {
+        let mut count = 0;
+        self.engine.stuck(now, limit, |_| count += 1);
+        count
     }
 
     /// Waits until the disk has given everything back, for `limit` at most; then what is left is answered as given up. For the

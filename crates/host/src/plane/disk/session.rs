@@ -37,7 +37,7 @@ pub(in super::super) fn run(disk: &Arc<Disk>) {
             facts.fault = Some(end.to_string());
         }
         drop(facts);
-        if matches!(*disk.endpoint, Endpoint::Client { .. }) {
+        if matches!(disk.endpoint, Endpoint::Client { .. }) {
             disk.stopping.sleep(PAUSE);
         }
     }

@@ -5,7 +5,7 @@ use crate::storage::Histogram;
 use devices::blk::Status;
 use devices::storage::{Outcome, Work};
 use parking_lot::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use virtqueue::DriverFault;
 
@@ -50,6 +50,12 @@ impl Times {
 }
 
 impl DiskStats {
+    /// Requests that were answered.
+    pub(super) fn requests(&self) -> u64 {
+        let kinds = [&self.reads, &self.writes, &self.flushes, &self.discards, &self.zeroes, &self.others];
+        kinds.iter().map(|counter| counter.load(Relaxed)).sum()
+    }
+
     /// A request was answered without the disk.
     pub(super) fn answered(&self, status: Option<Status>) {
         add(&self.others, 1);
