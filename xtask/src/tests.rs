@@ -19,6 +19,7 @@ const PEER_GROUPS: &[PeerGroup] = &[
         what: "the bridge next to the kernel's, and live control with guests",
         default: true,
     },
+    PeerGroup { name: "disk", what: "disks of QEMU guests over vhost-user and vfio-user", default: true },
     PeerGroup { name: "vfio", what: "a whole PCI function for QEMU over vfio-user", default: true },
     PeerGroup { name: "eyes", what: "the dashboard in headless Chromium", default: false },
     PeerGroup { name: "dist", what: "the Debian package in a fresh Debian, under systemd", default: false },

@@ -1,4 +1,4 @@
-//! The guests' initial file system: busybox, iperf3, ethtool, lspci, the virtio modules and an init script, as a cpio archive.
+//! The guests' initial file system: busybox, iperf3, ethtool, lspci, what makes and checks file systems, the virtio modules and an init script, as a cpio archive.
 
 mod cpio;
 
@@ -9,10 +9,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Modules that guests load, each after those that it needs. One that is built into the kernel is left out.
-const MODULES: &[&str] = &["virtio_pci", "virtio_net", "af_packet", "8021q"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_net", "virtio_blk", "ext4", "af_packet", "8021q"];
 
 /// Programs with shared libraries, as paths in the root. `lspci` is there because DPDK's package needs it.
-const PROGRAMS: &[&str] = &["/usr/bin/iperf3", "/usr/sbin/ethtool", "/usr/bin/lspci"];
+const PROGRAMS: &[&str] = &[
+    "/usr/bin/iperf3",
+    "/usr/sbin/ethtool",
+    "/usr/bin/lspci",
+    "/usr/sbin/mke2fs",
+    "/usr/sbin/e2fsck",
+    "/usr/sbin/blkdiscard",
+];
 
 /// Libraries that programs load while they run (`pthread_cancel` does), so that `ldd` does not list them.
 const LIBRARIES: &[&str] = &["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1"];

@@ -19,6 +19,7 @@ const PACKAGES: &[&str] = &[
     "openvswitch-switch-dpdk",
     "iperf3",
     "busybox-static",
+    "e2fsprogs",
     "ethtool",
     "iproute2",
     "kmod",

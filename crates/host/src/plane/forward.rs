@@ -88,8 +88,7 @@ impl Forwarder {
         match &port.attachment {
             Attachment::Guest(guest) => {
                 let receive = &guest.receive[usize::from(index)];
-                let more =
-                    !receive.backlog.is_empty() && self.out.serve_backlog(port, guest, receive);
+                let more = !receive.backlog.is_empty() && self.out.serve_backlog(port, guest, receive);
                 self.forward_burst(port, guest, index, frames) + usize::from(more)
             }
             Attachment::Link(link) => self.forward_from_link(port, link, index, frames),

@@ -225,7 +225,8 @@ impl Plane {
     /// The time that each transmit queue of a port, or queue of an interface, was served since the start; none of an unknown port.
     pub fn served(&self, port: &str) -> Vec<Duration> {
         let ports = self.ports.load();
-        let seats = ports.iter().find(|other| other.name == port).into_iter().flat_map(|port| &port.service.seats);
+        let seats =
+            ports.iter().find(|other| other.name == port).into_iter().flat_map(|port| &port.service.seats);
         seats.map(|seat| Duration::from_nanos(seat.busy_ns.load(Relaxed))).collect()
     }
 

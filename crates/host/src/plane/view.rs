@@ -70,7 +70,8 @@ impl crate::api::Plane for Plane {
     }
 
     fn resize_disk(&self, name: &str, bytes: Option<u64>) -> Result<u64, Refusal> {
-        let disk = self.named_disk(name).ok_or_else(|| Refusal::NotFound(format!("there is no disk {name:?}")))?;
+        let disk =
+            self.named_disk(name).ok_or_else(|| Refusal::NotFound(format!("there is no disk {name:?}")))?;
         disk.resize(bytes).map_err(Refusal::Failed)
     }
 

@@ -5,9 +5,10 @@
 use super::Origin;
 use super::deliver::BURST;
 use super::forward::Forwarder;
-use super::kicks::{Cause, Kicks};
+use super::kicks::Kicks;
 use super::polling::{Next, Pace, timespec};
 use super::share::{RECENT, Share};
+use super::source::{Source, Step};
 use super::stats::add;
 use crate::config::resolved::{Polling, WorkerMode};
 use crate::sys::preemptions;
@@ -19,7 +20,6 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use switch::Now;
 
 /// How late the kernel may end a sleep of a worker, in nanoseconds; by itself it takes 50 times as long.
 const TIMER_SLACK_NS: Option<NonZeroU64> = NonZeroU64::new(1000);

@@ -28,7 +28,8 @@ impl Plane {
         difference: &Difference,
         done: &mut DisksDone,
     ) -> anyhow::Result<()> {
-        let replaced = difference.disks_changed.iter().filter(|changed| changed.change == DiskChange::Replace);
+        let replaced =
+            difference.disks_changed.iter().filter(|changed| changed.change == DiskChange::Replace);
         let going = difference.disks_removed.iter().chain(replaced.clone().map(|changed| &changed.old));
         let going: Vec<Arc<Disk>> = going.filter_map(|config| self.named_disk(&config.name)).collect();
         let coming = difference.disks_added.iter().chain(replaced.map(|changed| &changed.new));
@@ -78,7 +79,8 @@ impl Plane {
         }
         for config in done.went {
             let built = self.build_disk_late(&config);
-            let put = built.and_then(|disk| self.put_in_disk(&disk).inspect_err(|_| self.take_out_disk(&disk)));
+            let put =
+                built.and_then(|disk| self.put_in_disk(&disk).inspect_err(|_| self.take_out_disk(&disk)));
             if let Err(error) = put {
                 tracing::error!(disk = config.name, "it cannot be put back: {error:#}");
             }

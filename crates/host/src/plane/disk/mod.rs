@@ -12,22 +12,21 @@ mod view;
 
 pub(super) use change::DisksDone;
 
+use super::Stopping;
 use super::group::Group;
 use super::listen::Endpoint;
 use super::notify::Wake;
 use super::port::Facts;
 use super::service::Service;
 use super::source::Source;
-use super::Stopping;
 use crate::config::resolved::{CacheMode, DiskConfig, ImageConfig, ImageFormat};
-use crate::storage::{Bucket, Format, Image, Limit, Options, Rate};
+use crate::storage::{Bucket, Format, Image, ImageError, Limit, Options, Rate};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use devices::blk::{self, Acknowledged, BlkConfig, Features, Offered, QueueLimits, Rules};
 use devices::storage::{Serial, Shape};
 use parking_lot::Mutex;
 use queue::DiskQueue;
-use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -35,6 +34,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use virtqueue::Endian;
 
+/// How long an image that somebody has is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// Time between two looks.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Segments of data that a request may have: what fits a chain beside header and status, and an iovec of the kernel's.
 const SEGMENTS_MAX: u32 = 254;
 
@@ -156,9 +159,7 @@ impl Disk {
             }
         };
         let mut limit = self.limit.lock();
-        for (bucket, wanted) in [
-            (&mut limit.operations, config.rates.requests.map(rate)),
-        ] {
+        for (bucket, wanted) in [(&mut limit.operations, config.rates.requests.map(rate))] {
             set_rate(bucket, wanted);
         }
         set_rate(&mut limit.bytes, config.rates.bytes.map(rate));
@@ -171,7 +172,9 @@ impl Disk {
     /// In words: the image cannot be made that long, or its size cannot be read.
     pub(super) fn resize(&self, bytes: Option<u64>) -> Result<u64, String> {
         match bytes {
-            Some(bytes) => self.image.resize(bytes).map_err(|fault| format!("{}: {fault}", self.image.name()))?,
+            Some(bytes) => {
+                self.image.resize(bytes).map_err(|fault| format!("{}: {fault}", self.image.name()))?
+            }
             None => {
                 self.image.refresh().map_err(|error| format!("{}: {error}", self.image.name()))?;
             }
@@ -203,21 +206,30 @@ fn set_rate(bucket: &mut Option<Bucket>, rate: Option<Rate>) {
     }
 }
 
+/// Opens the image. One that is locked is tried again for a while: a program that was killed a moment ago keeps its files until the
+/// kernel has done what it was asked for.
 fn open_image(config: &DiskConfig) -> anyhow::Result<Image> {
     let serial = Serial::new(&config.serial)?;
-    let image = match &config.image {
-        ImageConfig::File { path, format, direct } => {
-            let (format, backing) = match format {
-                ImageFormat::Raw => (Format::Raw, false),
-                ImageFormat::Qcow2 { backing_file } => (Format::Qcow2, *backing_file),
-            };
-            let direct = direct.unwrap_or(true);
-            Image::open(path, &Options { format, read_only: config.read_only, direct, backing, serial })
+    let began = Instant::now();
+    loop {
+        let image = match &config.image {
+            ImageConfig::File { path, format, direct } => {
+                let (format, backing) = match format {
+                    ImageFormat::Raw => (Format::Raw, false),
+                    ImageFormat::Qcow2 { backing_file } => (Format::Qcow2, *backing_file),
+                };
+                let (direct, block_min) = (direct.unwrap_or(true), config.block_size.unwrap_or(512));
+                let read_only = config.read_only;
+                Image::open(path, &Options { format, read_only, direct, backing, block_min, serial })
+            }
+            ImageConfig::Ram { bytes } => Image::ram(*bytes, serial),
+            ImageConfig::Null { bytes } => Ok(Image::null(*bytes)),
+        };
+        match image {
+            Err(ImageError::InUse { .. }) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_PAUSE),
+            image => return image.context("its image"),
         }
-        ImageConfig::Ram { bytes } => Image::ram(*bytes, serial),
-        ImageConfig::Null { bytes } => Ok(Image::null(*bytes)),
-    };
-    image.context("its image")
+    }
 }
 
 /// What the guest is told of the image, with the operator's word on it.

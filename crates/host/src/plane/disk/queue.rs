@@ -10,7 +10,7 @@ use super::super::port::call;
 use super::super::stats::add;
 use super::{Disk, stats::DiskStats};
 use crate::storage::Engine;
-use devices::blk::{self, Acknowledged, Begun, Finished, Request, Rules, Spare};
+use devices::blk::{self, Acknowledged, Begun, Request, Rules, Spare};
 use devices::storage::{IoFault, Outcome};
 use guestmem::GuestMemory;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use virtqueue::{Burst, Chain, Detached, DeviceQueue, RingState};
 
 /// The longest sleep for an engine that is drained.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One queue of a disk.
 #[derive(Default)]
@@ -128,7 +128,7 @@ impl LiveDisk {
         // Until requests in flight are recorded elsewhere: whoever takes the ring over after a kill finds its place by its order.
         queue.keep_order();
         queue.disable_notify();
-        let depth = engine.depth() as u32;
+        let depth = u32::from(queue.size().get());
         Self {
             queue,
             memory,
@@ -181,7 +181,8 @@ impl LiveDisk {
                 break;
             }
             if self.engine.rest() {
-                let mut wait = [PollFd::new(&self.engine.fd(), PollFlags::IN)];
+                let bell = self.engine.fd();
+                let mut wait = [PollFd::new(&bell, PollFlags::IN)];
                 let _ = poll(&mut wait, Some(&timespec(left.min(LOOK_INTERVAL))));
             }
         }
@@ -238,7 +239,8 @@ impl LiveDisk {
         self.not_before = None;
         let mut burst = std::mem::take(&mut self.burst).recycle();
         let room = self.free.len().min(requests_max);
-        let popped = self.queue.pop(&self.memory, &mut burst, room).unwrap_or(0);
+        let memory = Arc::clone(&self.memory);
+        let popped = self.queue.pop(&memory, &mut burst, room).unwrap_or(0);
         if let Some(fault) = self.queue.fault() {
             stats.faulted(fault);
             disk.attention.wake();
@@ -259,7 +261,7 @@ impl LiveDisk {
                 break;
             }
             begun += 1;
-            self.begin_one(&rules, stats, now, &burst, chain);
+            self.begin_one(&rules, stats, (&memory, &burst), chain, now);
         }
         self.burst = burst.recycle();
         begun
@@ -277,17 +279,19 @@ impl LiveDisk {
         &mut self,
         rules: &Rules,
         stats: &DiskStats,
-        now: Instant,
-        burst: &Burst<'_>,
+        (memory, burst): (&Arc<GuestMemory>, &Burst<'_>),
         chain: Chain,
+        now: Instant,
     ) {
-        match blk::begin(rules, None, &self.memory, burst, &chain, &mut self.spare) {
+        match blk::begin(rules, None, memory, burst, &chain, &mut self.spare) {
             Begun::Answered(answer) => {
                 stats.answered(answer.status);
                 self.queue.complete_scattered(burst, chain, answer.written);
             }
             Begun::Work(request) => {
-                let Some(tag) = self.free.pop() else { unreachable!("as many were popped as there is room for") };
+                let Some(tag) = self.free.pop() else {
+                    unreachable!("as many were popped as there is room for")
+                };
                 let (runs, part) = request.data();
                 let submitted = self.engine.submit(tag.into(), request.work().clone(), runs, part);
                 let chain = self.queue.detach(chain);
@@ -312,7 +316,9 @@ impl LiveDisk {
     }
 
     fn end_one(&mut self, stats: &DiskStats, now: Instant, tag: u64, outcome: Outcome) {
-        let Some(Flight { chain, request, begun }) = self.flights.get_mut(tag as usize).and_then(Option::take) else {
+        let Some(Flight { chain, request, begun }) =
+            self.flights.get_mut(tag as usize).and_then(Option::take)
+        else {
             return;
         };
         self.free.push(tag as u32);

@@ -3,18 +3,22 @@
 use super::super::conversation::{Conversation, Device, End, PAUSE, usable};
 use super::super::kicks::Cause;
 use super::super::listen::Endpoint;
+use super::super::polling::timespec;
 use super::super::port::Facts;
 use super::super::protocol::{Function, Protocol};
-use super::queue::{LiveDisk, Start};
 use super::Disk;
-use crate::storage::{Engine, EngineKind};
-use devices::blk::{self, Acknowledged, WriteCache, config};
-use guestmem::GuestMemory;
-use std::os::fd::{AsFd, OwnedFd};
+use super::queue::LOOK_INTERVAL;
+use super::queue::{LiveDisk, Start};
+use crate::storage::{Engine, EngineKind, Image};
+use devices::blk::{Acknowledged, WriteCache, config};
+use devices::storage::{IoFault, Work};
+use guestmem::{GuestMemory, KeptRuns, Part};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use transport::event::{Event, Outcome, QueueRestart, QueueStart};
 use virtqueue::{DeviceQueue, Endian, RingState};
 
@@ -54,7 +58,9 @@ fn serve(disk: &Arc<Disk>, stream: UnixStream) -> End {
         None => Ok(Protocol::vhost_user(disk.offered.features().bits(), queues, &bytes)),
     };
     let end = match protocol {
-        Ok(protocol) => Conversation::new(stream, protocol, &disk.stopping, &disk.attention).serve(&mut device),
+        Ok(protocol) => {
+            Conversation::new(stream, protocol, &disk.stopping, &disk.attention).serve(&mut device)
+        }
         Err(fault) => fault.into(),
     };
     device.stop_all();
@@ -117,9 +123,10 @@ impl Device for DiskDevice<'_> {
             }
             Event::Mtu(_) | Event::AnnounceRarp(_) => Outcome::Failed,
             // These are settled before.
-            Event::BackendChannel(_) | Event::QueueKicked { .. } | Event::Interrupt(_) | Event::Resample(_) => {
-                Outcome::Done
-            }
+            Event::BackendChannel(_)
+            | Event::QueueKicked { .. }
+            | Event::Interrupt(_)
+            | Event::Resample(_) => Outcome::Done,
         }
     }
 
@@ -129,7 +136,9 @@ impl Device for DiskDevice<'_> {
             return Err(End::MemoryDied);
         }
         for (index, queue) in self.disk.queues.iter().enumerate() {
-            let Some(fault) = queue.live.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
+            let Some(fault) = queue.live.lock().as_ref().and_then(|live| live.queue.fault()) else {
+                continue;
+            };
             let text = format!("queue {index} retired: {fault}");
             if self.disk.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
                 tracing::warn!(disk = self.disk.name, "{text}");
@@ -189,9 +198,9 @@ impl<'s> DiskDevice<'s> {
         if self.cache.write(value) {
             self.disk.set_through(self.cache.through());
             if self.cache.through()
-                && let Err(error) = self.disk.image.sync()
+                && let Err(fault) = stabilize(&self.disk.image)
             {
-                tracing::warn!(disk = self.disk.name, %error, "what was written could not be made stable");
+                tracing::warn!(disk = self.disk.name, %fault, "what was written could not be made stable");
             }
         }
         protocol.show_config(&self.config_bytes());
@@ -326,4 +335,23 @@ impl<'s> DiskDevice<'s> {
             self.with_live(index, |live| live.polled = true);
         }
     }
+}
+
+/// Makes stable what was written to an image so far; waits for it, for [`DRAIN_LIMIT`] at most.
+fn stabilize(image: &Arc<Image>) -> Result<(), IoFault> {
+    let mut engine = Engine::new(Arc::clone(image), EngineKind::Auto, 1).map_err(|_| IoFault::Medium)?;
+    let began = Instant::now();
+    engine.submit(0, Work::Flush, &KeptRuns::new(), Part::default()).map_err(|_| IoFault::Medium)?;
+    engine.send();
+    let mut outcome = None;
+    while engine.reap(|_, told| outcome = Some(told)) == 0 {
+        let left = DRAIN_LIMIT.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            engine.abandon(0);
+        } else if engine.rest() {
+            let bell = engine.fd();
+            let _ = poll(&mut [PollFd::new(&bell, PollFlags::IN)], Some(&timespec(left.min(LOOK_INTERVAL))));
+        }
+    }
+    outcome.map_or(Ok(()), |told| told.map_err(|failure| failure.fault))
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Bounds of the distributions that are shown, in microseconds.
 const BOUNDS_US: [u64; 18] = [
-    10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000,
-    5_000_000, 30_000_000,
+    10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 5_000_000, 30_000_000,
 ];
 /// From then on something is wrong with the image.
 const STUCK: Duration = Duration::from_secs(30);
@@ -24,7 +24,8 @@ impl Disk {
     pub(in super::super) fn view(&self) -> DiskView {
         let config = self.config.load();
         let shape = self.blk_config().shape;
-        let queues: Vec<_> = self.queues.iter().enumerate().map(|(index, queue)| queue_view(index, queue)).collect();
+        let queues: Vec<_> =
+            self.queues.iter().enumerate().map(|(index, queue)| queue_view(index, queue)).collect();
         let mut times = Times::default();
         self.queues.iter().for_each(|queue| times.merge(&queue.stats.times.lock()));
         let facts = self.facts.lock();
@@ -40,7 +41,9 @@ impl Disk {
             capacity: shape.capacity,
             block_size: shape.logical_block,
             read_only: shape.read_only,
-            cache: if self.is_through() { CacheMode::WriteThrough } else { CacheMode::WriteBack }.word().into(),
+            cache: if self.is_through() { CacheMode::WriteThrough } else { CacheMode::WriteBack }
+                .word()
+                .into(),
             serial: config.serial.clone(),
             state: state(&queues, facts.connected, facts.fault.is_some(), self.has_fault()),
             fault: facts.fault.clone(),
@@ -61,17 +64,21 @@ impl Disk {
 
     /// What the disk is doing.
     pub(in super::super) fn state(&self) -> PortState {
-        let queues: Vec<_> = self.queues.iter().enumerate().map(|(index, queue)| queue_view(index, queue)).collect();
+        let queues: Vec<_> =
+            self.queues.iter().enumerate().map(|(index, queue)| queue_view(index, queue)).collect();
         let facts = self.facts.lock();
         state(&queues, facts.connected, facts.fault.is_some(), self.has_fault())
     }
 
     fn has_fault(&self) -> bool {
-        self.queues.iter().any(|queue| queue.live.lock().as_ref().is_some_and(|live| live.queue.fault().is_some()))
+        self.queues
+            .iter()
+            .any(|queue| queue.live.lock().as_ref().is_some_and(|live| live.queue.fault().is_some()))
     }
 
     fn counters(&self, queues: &[DiskQueueView]) -> DiskCountersView {
-        let sum = |of: fn(&DiskQueue) -> &AtomicU64| self.queues.iter().map(|queue| of(queue).load(Relaxed)).sum();
+        let sum =
+            |of: fn(&DiskQueue) -> &AtomicU64| self.queues.iter().map(|queue| of(queue).load(Relaxed)).sum();
         let now = Instant::now();
         let stuck = |queue: &DiskQueue| queue.live.lock().as_ref().map_or(0, |live| live.stuck(now, STUCK));
         DiskCountersView {

@@ -1,0 +1,21 @@
+//! Disks of real guests: virtio-blk over vhost-user and vfio-user.
+//!
+//! Run by `cargo xtask test disk`. Needs root.
+
+mod blk;
+mod killed;
+mod place;
+
+use std::process::ExitCode;
+use vmtests::harness::{Test, main as run};
+
+const TESTS: &[Test] = &[
+    Test { name: "written_and_read_again", body: blk::written_and_read_again },
+    Test { name: "several_disks", body: blk::several_disks },
+    Test { name: "changed_while_they_run", body: blk::changed_while_they_run },
+    Test { name: "killed_under_load", body: killed::killed_under_load },
+];
+
+fn main() -> ExitCode {
+    run(TESTS)
+}
