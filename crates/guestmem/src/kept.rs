@@ -93,6 +93,25 @@ impl KeptRuns {
         Some(Part { first: first as u32, end: self.runs.len() as u32 })
     }
 
+    /// Keeps the first `len` bytes of a part of another list, and the memory with them, in place of what was kept before: an operation
+    /// that owns what it uses does not depend on how long that list lives.
+    pub fn copy_from(&mut self, other: &Self, part: Part, len: usize) -> Part {
+        self.clear();
+        let mut left = len;
+        for run in other.iovecs(part) {
+            if left == 0 {
+                break;
+            }
+            let now = run.iov_len.min(left);
+            self.runs.push(iovec { iov_base: run.iov_base, iov_len: now });
+            left -= now;
+        }
+        if !self.runs.is_empty() {
+            self.memory.clone_from(&other.memory);
+        }
+        Part { first: 0, end: self.runs.len() as u32 }
+    }
+
     /// The runs of a part, in order, for the kernel: pointers into guest memory that are valid as long as the list is neither
     /// cleared nor dropped. Others may write there at any moment.
     pub fn iovecs(&self, part: Part) -> &[iovec] {
@@ -122,8 +141,14 @@ impl KeptRuns {
 
     /// Whether every run of a part begins at a multiple of `align` bytes and is a multiple long: what direct I/O asks for.
     pub fn is_aligned(&self, part: Part, align: usize) -> bool {
-        let is_multiple =
-            |run: &iovec| run.iov_base.addr().is_multiple_of(align) && run.iov_len.is_multiple_of(align);
+        self.is_aligned_for(part, align, align)
+    }
+
+    /// As [`Self::is_aligned`], where addresses and lengths have alignments of their own (`STATX_DIOALIGN`).
+    pub fn is_aligned_for(&self, part: Part, addr_align: usize, len_align: usize) -> bool {
+        let is_multiple = |run: &iovec| {
+            run.iov_base.addr().is_multiple_of(addr_align) && run.iov_len.is_multiple_of(len_align)
+        };
         self.iovecs(part).iter().all(is_multiple)
     }
 
@@ -261,6 +286,26 @@ mod tests {
         assert_eq!(kept.write(part, 0, &[1; 8]), 8);
         kept.clear();
         assert!(gone.upgrade().is_none() && kept.iovecs(part).is_empty());
+    }
+
+    #[test]
+    fn a_copy_outlives_the_list_that_it_was_made_of() {
+        let memory = memory();
+        let slice = |at, len| memory.slice(GuestAddr(at), len).unwrap();
+        let mut kept = KeptRuns::new();
+        kept.keep(&memory, &[slice(500, 1)], 0, 1).unwrap();
+        let part = kept.keep(&memory, &[slice(0, 8), slice(16, 8)], 0, 16).unwrap();
+        let mut copy = KeptRuns::new();
+        let whole = copy.copy_from(&kept, part, usize::MAX);
+        assert_eq!(lens(&copy, whole), [8, 8]);
+        let some = copy.copy_from(&kept, part, 11);
+        kept.clear();
+        assert_eq!((lens(&copy, some), copy.write(some, 0, &[9; 16])), (vec![8, 3], 11));
+        let mut bytes = [0; 4];
+        slice(16, 4).read(&mut bytes);
+        assert_eq!(bytes, [9, 9, 9, 0]);
+        let none = copy.copy_from(&kept, part, 5);
+        assert!(copy.is_empty(none));
     }
 
     #[test]

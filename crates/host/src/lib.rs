@@ -11,5 +11,6 @@ pub mod eyes;
 pub mod inherited;
 pub mod plane;
 pub mod qmp;
+pub mod storage;
 mod sys;
 pub mod trace;

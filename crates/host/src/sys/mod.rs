@@ -1,17 +1,20 @@
 //! System calls for which no library serves: setting up tap and macvtap devices, packet sockets, AF_XDP, a virtual
-//! machine of KVM.
+//! machine of KVM, a ring of io_uring, locks of files.
 //!
 //! Each wrapper is one call with a structure of the right size; the rest of the program is safe code.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod kvm;
+mod lock;
 mod packet;
 mod passed;
 mod tap;
 mod thread;
+pub(crate) mod uring;
 pub(crate) mod xdp;
 
+pub(crate) use lock::lock;
 pub(crate) use packet::{Address, Membership, VlanTag};
 pub(crate) use packet::{bind, change_membership, frames_lost, receive, set_option};
 pub(crate) use passed::passed;
