@@ -60,7 +60,13 @@ impl MemArea {
     pub fn private(len: usize) -> Self {
         let words: Arc<[AtomicU64]> = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
         // The words are only ever accessed through the pointer, by atomics, for as long as the Arc lives.
-        Self { start: words.as_ptr().cast_mut().cast(), len, memory: None, _mapping: None, _private: Some(words) }
+        Self {
+            start: words.as_ptr().cast_mut().cast(),
+            len,
+            memory: None,
+            _mapping: None,
+            _private: Some(words),
+        }
     }
 
     /// Length in bytes.

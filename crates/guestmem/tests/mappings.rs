@@ -442,7 +442,8 @@ fn areas_that_cannot_be_in_one_piece_are_none() {
     assert!(memory.area(GuestAddr(0xf800), 0x1800).is_none(), "no memory before");
     assert!(memory.area(GuestAddr(0x10000), usize::MAX).is_none());
     let mapping = Arc::new(Mapping::file(&file, 0, MIB).unwrap());
-    let part = |guest, len, offset| Region::part(GuestAddr(guest), len, Arc::clone(&mapping), offset).unwrap();
+    let part =
+        |guest, len, offset| Region::part(GuestAddr(guest), len, Arc::clone(&mapping), offset).unwrap();
     let area = |regions| Arc::new(GuestMemory::new(regions).unwrap()).area(GuestAddr(0x1000), 0x2000);
     assert!(area(vec![part(0x1000, 0x1000, 0x5000), part(0x2000, 0x1000, 0)]).is_some());
     assert!(area(vec![part(0x1000, 0x1000, 0x5000), part(0x2000, 0x1000, 0x10)]).is_none(), "no page");

@@ -89,8 +89,8 @@ pub(crate) fn private_memory_behind_an_iommu(scene: &Scene) -> anyhow::Result<()
     let mut place = Place::start(scene, &section)?;
     let mut config = behind_an_iommu(scene, "hidden");
     config.private_memory = true;
-    let mut guest =
-        scene.check("a guest of private memory boots behind an IOMMU", || Guest::boot(scene.lab(), config))?;
+    let mut guest = scene
+        .check("a guest of private memory boots behind an IOMMU", || Guest::boot(scene.lab(), config))?;
     guest.must(CARD_UP)?;
     let rates = scene.check("ping, TCP both ways", || place.traffic(&mut guest))?;
     scene.note(&format!("TCP {:.0} and {:.0} Mbit/s", rates[0], rates[1]));
