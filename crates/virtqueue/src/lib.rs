@@ -17,7 +17,7 @@
 //!
 //! Receive buffers that are one descriptor each are filled without a burst: [`DeviceQueue::fill`].
 //!
-//! **Limits.** A queue is owned by one thread at a time. Each ring area lies inside one region. A chain has at
+//! **Limits.** A queue is owned by one thread at a time. Each ring area is one run of guest addresses, in one region or page by page in several. A chain has at
 //! most [`CHAIN_DESCRIPTORS_MAX`] descriptors, indirect ones counted, and in the ring itself never more than
 //! the queue has. One pop walks a few thousand descriptors at most, whatever the driver offers.
 

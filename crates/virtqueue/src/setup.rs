@@ -131,8 +131,10 @@ pub enum SetupFault {
         /// Alignment needed, in bytes.
         align: u8,
     },
-    /// An area is not inside one region of the guest's memory.
-    #[error("{area} at {addr} of {len} bytes: not inside one region of the guest's memory")]
+    /// An area is not inside the guest's memory, or not in such pieces that it can be had in one.
+    #[error(
+        "{area} at {addr} of {len} bytes: not inside the guest's memory, or in pieces that cannot be mapped as one"
+    )]
     OutsideMemory {
         /// Which part.
         area: RingArea,
@@ -216,7 +218,7 @@ impl QueueSetup {
         Ok(Self { size, desc: base, driver, device, features, log: None })
     }
 
-    /// Whether a queue of this setup can run on `memory`: sizes, alignments, and every area inside one region.
+    /// Whether a queue of this setup can run on `memory`: sizes, alignments, and every area inside the memory, as [`GuestMemory::area`] has it.
     pub fn check(&self, memory: &Arc<GuestMemory>) -> Result<(), SetupFault> {
         let areas = self.areas(memory)?;
         if !self.features.packed {

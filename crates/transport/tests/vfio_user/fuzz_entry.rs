@@ -77,15 +77,47 @@ fn sized(piece: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Bytes of the client's memory that is reached by messages; every address leads into it.
+const FAR_LEN: usize = 64 * 1024;
+
+/// The client's answer to a message of the session's own; `None`: it is a reply.
+fn far_reply(outgoing: &[u8], memory: &mut [u8]) -> Option<Vec<u8>> {
+    let word = |at: usize| u64::from_le_bytes(outgoing[at..at + 8].try_into().expect("a word"));
+    if outgoing[8] & 1 != 0 {
+        return None;
+    }
+    let (is_read, address, len) = (outgoing[2] == 11, word(16) as usize, word(24) as usize);
+    let mut reply = outgoing[..32].to_vec();
+    for step in 0..len {
+        let place = &mut memory[address.wrapping_add(step) % FAR_LEN];
+        if is_read {
+            reply.push(*place);
+        } else {
+            *place = outgoing[32 + step];
+        }
+    }
+    reply[8] = 1;
+    let size = reply.len() as u32;
+    reply[4..8].copy_from_slice(&size.to_le_bytes());
+    Some(reply)
+}
+
 /// The input is a byte for the function, and a list of pieces: a byte for the descriptors (low three bits: how many; bits
 /// 4-5: which file; bit 3: whether the piece is a message whose size is put right), a byte for the piece's length, the
-/// piece. Every event is finished at once, by the piece's bits 6-7.
+/// piece. Every event is finished at once, by the piece's bits 6-7. With seven descriptors the piece is no message: its first two
+/// bytes are an address of the memory that is reached by messages, and the rest is written there.
 pub(crate) fn vfio_user_message(input: &[u8]) {
     let Some((&first, mut rest)) = input.split_first() else { return };
     let mut session = session(first);
+    let mut memory = vec![0; FAR_LEN];
     while let Some(([kind, len], tail)) = rest.split_first_chunk::<HEAD_LEN>() {
         let (piece, after) = tail.split_at(tail.len().min(usize::from(*len)));
         rest = after;
+        if let ([low, high, data @ ..], 7) = (piece, kind & 7) {
+            let address = usize::from(u16::from_le_bytes([*low, *high]));
+            memory.iter_mut().skip(address).zip(data).for_each(|(place, byte)| *place = *byte);
+            continue;
+        }
         let fds = (0..kind & 7).map(|_| file(kind >> 4 & 3)).collect();
         let bytes = if kind & 8 != 0 { sized(piece) } else { piece.to_vec() };
         if session.receive(&bytes, fds).is_err() {
@@ -108,8 +140,16 @@ pub(crate) fn vfio_user_message(input: &[u8]) {
         host_acts(&mut session, *kind);
         // A client that reads replies only now and then.
         if kind & 3 == 0 {
-            while let Some(outgoing) = session.next_outgoing() {
+            for _ in 0..64 {
+                let Some(outgoing) = session.next_outgoing() else { break };
                 assert!(outgoing.bytes.len() <= 16 + 16 + DATA_MAX && outgoing.fds.len() <= 16);
+                let Some(reply) = far_reply(&outgoing.bytes, &mut memory) else { continue };
+                if session.receive(&reply, vec![]).is_err() {
+                    return;
+                }
+                while let Ok(Some(_)) = session.next_event() {
+                    session.finish(outcome(*kind));
+                }
             }
         }
     }
@@ -118,6 +158,8 @@ pub(crate) fn vfio_user_message(input: &[u8]) {
 /// What a host does by itself.
 fn host_acts(session: &mut Session, kind: u8) {
     session.queue_interrupt();
+    session.queue_called(u16::from(kind >> 4));
+    session.queue_notified(u16::from(kind >> 4 & 3));
     session.resampled();
     session.send_config_change();
     if kind & 0x40 != 0 {

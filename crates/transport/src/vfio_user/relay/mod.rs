@@ -295,10 +295,9 @@ impl Relay {
         &self.store.0
     }
 
-    /// The driver may use the ring: begins to carry.
+    /// The driver may use the ring: begins to carry, if it did not yet.
     pub(super) fn start(&mut self) {
-        self.is_on = true;
-        self.kicked = true;
+        self.kicked |= !std::mem::replace(&mut self.is_on, true);
     }
 
     /// The driver notified.
