@@ -139,15 +139,15 @@ impl Worker {
                 }
                 Next::Sleep(time) => {
                     let began = Instant::now();
-                    pace.sleeps(began);
                     self.sleep(&mut active, &mut events, time, &forwarder, began);
+                    pace.slept(began.elapsed(), time);
                 }
             }
             let sources = self.sources.load();
             let now = clock.unwrap_or_else(Instant::now);
             forwarder.begin_round(origin.at(now), now);
-            let mut round =
-                Round { now, linger: pace.linger(now), is_shared: active.len() > 1, worked: false };
+            let linger = [pace.linger(now), pace.linger_without_kicks(now)];
+            let mut round = Round { now, linger, is_shared: active.len() > 1, worked: false };
             Active::refill(&mut active, now);
             silent = Some(Duration::MAX);
             active.retain_mut(|entry| {
@@ -168,7 +168,7 @@ impl Worker {
             if round.worked {
                 add(&self.busy_ns, (round.now - now).as_nanos() as u64);
             }
-            pace.rounded(round.worked, now, round.now);
+            pace.rounded(round.worked, round.now);
             forwarder.check_deaths(&sources);
         }
         forwarder.end();
@@ -229,7 +229,8 @@ fn count_kick(source: &Source, cause: Cause) {
 struct Round {
     /// The time now, read again after each burst.
     now: Instant,
-    linger: Option<Duration>,
+    /// How long a source without work stays active, and one that cannot kick.
+    linger: [Option<Duration>; 2],
     /// Several sources are active.
     is_shared: bool,
     worked: bool,
@@ -326,14 +327,13 @@ impl Active {
             self.last_work = round.now;
             return Step::Busy;
         }
-        if round.linger.is_none_or(|linger| round.now.duration_since(self.last_work) < linger) {
-            return Step::Busy;
-        }
-        self.rest(forwarder.time())
+        let silence = round.now.duration_since(self.last_work);
+        let lingers = round.linger.map(|linger| linger.is_none_or(|linger| silence < linger));
+        if lingers[0] { Step::Busy } else { self.rest(lingers[1], forwarder.time()) }
     }
 
-    /// Asks for kicks, if the driver has a way to give them.
-    fn rest(&self, now: Now) -> Step {
+    /// Asks for kicks, if the driver has a way to give them; if not, it is looked at again, at once if it `lingers`.
+    fn rest(&self, lingers: bool, now: Now) -> Step {
         match &self.source.port.attachment {
             Attachment::Link(_) => Step::Rest,
             Attachment::Guest(guest) => {
@@ -343,7 +343,13 @@ impl Active {
                 }
                 let mut guard = guest.transmit[pair].live.lock();
                 match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
-                    Some(live) if live.polled => Step::Doze,
+                    Some(live) if live.polled => {
+                        if lingers {
+                            Step::Busy
+                        } else {
+                            Step::Doze
+                        }
+                    }
                     Some(live) => {
                         if live.queue.enable_notify() {
                             Step::Busy
