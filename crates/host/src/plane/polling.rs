@@ -17,7 +17,7 @@
 //!
 //! A source whose driver has no way to kick (a mapped doorbell, a queue without a kick descriptor) does not rest but *dozes*: with
 //! nothing else active the worker sleeps for a part of the time that the source has been silent, so its next frame waits
-//! at most that part longer than it had to, and a silent one costs a look every few milliseconds. What linger is to learn from
+//! at most that part longer than it had to, and silent ones cost a look each every few milliseconds, or less often if they are many. What linger is to learn from
 //! sleeps it learns from these as well: a stream whose gaps are short is not dozed on at all. Nor is one that had a frame
 //! less than [`DOZE_AFTER`] ago, even where others want the CPU: a sleep there may be as long as they like, and no kick ends it.
 //!
@@ -51,6 +51,8 @@ const DOZE_AFTER: Duration = Duration::from_micros(50);
 /// fall asleep and wake; it gives others a CPU that they want.
 const DOZE_PART: u32 = 4;
 const DOZE: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(4));
+/// The longest doze for each source that is looked at after it, where there are many: what a look costs is little of that.
+const DOZE_EACH: Duration = Duration::from_micros(400);
 
 /// What a worker does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,13 +136,14 @@ impl Pace {
         }
     }
 
-    /// What comes next. `active`: sources are; `silent`: all of these doze, and none has had work for so long.
-    pub(super) fn next(&mut self, active: bool, silent: Option<Duration>) -> Next {
+    /// What comes next. `active`: so many sources are; `silent`: all of these doze, and none has had work for so long.
+    pub(super) fn next(&mut self, active: usize, silent: Option<Duration>) -> Next {
         self.rounds = self.rounds.wrapping_add(1);
         match (active, silent) {
-            (false, _) if !self.always => Next::Sleep(None),
-            (true, Some(silent)) if !self.always => {
-                Next::Sleep(Some((silent / DOZE_PART).clamp(DOZE.0, DOZE.1)))
+            (0, _) if !self.always => Next::Sleep(None),
+            (_, Some(silent)) if !self.always => {
+                let longest = DOZE.1.max(DOZE_EACH * active as u32);
+                Next::Sleep(Some((silent / DOZE_PART).clamp(DOZE.0, longest)))
             }
             _ if self.looks() => {
                 self.looked = self.now;
@@ -282,7 +285,7 @@ mod tests {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let mut now = now();
         let looks = (0..64).filter(|_| {
-            let looks = matches!(pace.next(true, None), Next::Look { .. });
+            let looks = matches!(pace.next(1, None), Next::Look { .. });
             pace.rounded(true, now + LOOK_INTERVAL / 2);
             now += LOOK_INTERVAL / 2;
             looks
@@ -294,11 +297,11 @@ mod tests {
     fn it_sleeps_when_nothing_is_active_unless_it_never_does() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let silent = Some(Duration::from_secs(1));
-        assert_eq!(pace.next(false, silent), Next::Sleep(None));
+        assert_eq!(pace.next(0, silent), Next::Sleep(None));
         let mut always = Pace::new(POOL, Polling::Always);
         assert_eq!(always.linger(now()), None);
-        assert!((0..1000).all(|_| !matches!(always.next(false, silent), Next::Sleep(_))));
-        assert!((0..1000).all(|_| !matches!(always.next(true, silent), Next::Sleep(_))));
+        assert!((0..1000).all(|_| !matches!(always.next(0, silent), Next::Sleep(_))));
+        assert!((0..1000).all(|_| !matches!(always.next(1, silent), Next::Sleep(_))));
     }
 
     #[test]
@@ -316,7 +319,7 @@ mod tests {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let (mut us, mut sleeps) = (LINGER.as_micros() as u64 / 4, 0);
         while us < gap {
-            let Next::Sleep(Some(time)) = pace.next(true, Some(Duration::from_micros(us))) else {
+            let Next::Sleep(Some(time)) = pace.next(1, Some(Duration::from_micros(us))) else {
                 panic!("it does not sleep after {us} us")
             };
             us += time.as_micros() as u64;
@@ -332,6 +335,9 @@ mod tests {
             assert!(us <= gap + gap / 4 + 10, "{us} us instead of {gap}");
             assert!(us <= gap + 4_000 && sleeps <= sleeps_max, "{sleeps} sleeps in {gap} us, {us}");
         }
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        let longest = Duration::from_millis(40);
+        assert_eq!(pace.next(100, Some(Duration::from_secs(1))), Next::Sleep(Some(longest)));
     }
 
     #[test]
@@ -341,7 +347,7 @@ mod tests {
             let mut looks = Vec::new();
             let now = now();
             for _ in 0..8 * ROUNDS_PER_LOOK {
-                if let Next::Look { asks } = pace.next(true, None) {
+                if let Next::Look { asks } = pace.next(1, None) {
                     looks.push(asks);
                 }
                 pace.rounded(false, now);

@@ -125,7 +125,7 @@ impl Worker {
         // The time at the end of the last round, if nothing has come in between.
         let mut clock = None;
         while !self.stop.load(Relaxed) {
-            let next = pace.next(!active.is_empty(), silent);
+            let next = pace.next(active.len(), silent);
             if next != Next::Round {
                 clock = None;
             }
