@@ -3,14 +3,18 @@
 
 use super::ram::Ram;
 use super::rings::{Doorbell, Ring};
+use crate::process::wait_until;
 use anyhow::{Context, bail, ensure};
 use devices::net::Features;
 use guestmem::{FrontendAddr, GuestAddr, GuestMemory, Mapping, Region};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vfio_user::Client;
 
+/// How long a server may take to listen.
+const LIMIT: Duration = Duration::from_secs(20);
 /// The region of the configuration space, and its bytes that hold capabilities.
 const CONFIG: u32 = 7;
 /// Bytes of the configuration space that one read takes.
@@ -79,7 +83,16 @@ impl Function {
     ///
     /// Errors: no server, a broken answer, or a needed feature that is not offered, by name.
     pub fn open(socket: &Path, wanted: Features, needed: Features) -> anyhow::Result<Self> {
-        let mut client = Client::new(socket).with_context(|| socket.display().to_string())?;
+        // A server that has just started may not listen yet.
+        let mut client = Client::new(socket);
+        let connected = wait_until("a server's socket", LIMIT, || {
+            if client.is_err() {
+                client = Client::new(socket);
+            }
+            client.is_ok()
+        });
+        let client = connected.and_then(|()| client.map_err(Into::into));
+        let mut client = client.with_context(|| socket.display().to_string())?;
         let config = config_space(&mut client)?;
         let virtio = |cfg_type| {
             let at = find(&config, |at| config[at] == VENDOR && config.get(at + 3) == Some(&cfg_type))?;

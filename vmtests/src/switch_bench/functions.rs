@@ -158,7 +158,7 @@ impl Setting {
         let (registers, stop) = (self.registers(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let reader = registers.map(|registers| scope.spawn(|| read_registers(registers, &stop)));
-            let rates = on_generator(|| self.windows(effort, cell));
+            let rates = on_generator(|| self.windows(effort, cell)).with_context(|| self.state());
             stop.store(true, Relaxed);
             let join = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<usize>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -166,6 +166,17 @@ impl Setting {
             let reads = reader.map(join).transpose()?.unwrap_or_default();
             rates.map(|()| reads)
         })
+    }
+
+    /// What Ringway says of its ports and workers: where frames are that do not arrive.
+    fn state(&self) -> String {
+        let show = |arguments: &[&str]| match self.ringway.ask(arguments) {
+            Ok(value) => value.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        let [first, second, status] =
+            [&["port", "show", "0"][..], &["port", "show", "1"], &["status"]].map(show);
+        format!("{first}\n{second}\n{status}\n{}", self.ringway.log_tail())
     }
 
     fn windows(&mut self, effort: &Effort, cell: &mut Cell) -> anyhow::Result<()> {

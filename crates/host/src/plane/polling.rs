@@ -17,8 +17,9 @@
 //!
 //! A source whose driver has no way to kick (a mapped doorbell, a queue without a kick descriptor) does not rest but *dozes*: with
 //! nothing else active the worker sleeps for a part of the time that the source has been silent, so its next frame waits
-//! at most that part longer than it had to, and a silent one costs a look every few milliseconds. What linger is to learn from
-//! sleeps it learns from these as well: a stream whose gaps are short is not dozed on at all.
+//! at most that part longer than it had to, and silent ones cost a look each every few milliseconds, or less often if they are many. What linger is to learn from
+//! sleeps it learns from these as well: a stream whose gaps are short is not dozed on at all. Nor is one that had a frame
+//! less than [`DOZE_AFTER`] ago, even where others want the CPU: a sleep there may be as long as they like, and no kick ends it.
 //!
 //! A [`WorkerMode::Sidecore`] expects work for longer, and has its CPU for itself; with [`Polling::Always`] nothing rests.
 
@@ -44,10 +45,14 @@ const ROUNDS_BEFORE_ASKING: u32 = 64;
 /// How long a CPU counts as wanted by others.
 const CROWDED: Duration = Duration::from_millis(10);
 
+/// How long a source that cannot kick is looked at after a frame, at least.
+const DOZE_AFTER: Duration = Duration::from_micros(50);
 /// The part of a silence that a doze lasts, and the shortest and longest doze. The shortest is not much longer than it takes to
 /// fall asleep and wake; it gives others a CPU that they want.
 const DOZE_PART: u32 = 4;
 const DOZE: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(4));
+/// The longest doze for each source that is looked at after it, where there are many: what a look costs is little of that.
+const DOZE_EACH: Duration = Duration::from_micros(400);
 
 /// What a worker does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +71,8 @@ pub(super) struct Pace {
     shares_cpu: bool,
     longest: Duration,
     linger: Duration,
-    /// When it went to sleep and has had no work since.
-    asleep_since: Option<Instant>,
+    /// How long it has slept since there was work.
+    asleep: Duration,
     /// There was work in the last round.
     works: bool,
     /// When the last round ended, and the last look was decided upon.
@@ -89,7 +94,7 @@ impl Pace {
             shares_cpu: !is_sidecore && polling == Polling::Adaptive,
             longest,
             linger: longest / 4,
-            asleep_since: None,
+            asleep: Duration::ZERO,
             works: false,
             now: Instant::now(),
             looked: Instant::now(),
@@ -118,6 +123,11 @@ impl Pace {
         (!self.always).then_some(linger)
     }
 
+    /// The same for a source that has no way to kick.
+    pub(super) fn linger_without_kicks(&mut self, now: Instant) -> Option<Duration> {
+        self.linger(now).map(|linger| linger.max(DOZE_AFTER.min(self.longest)))
+    }
+
     /// The kernel has taken the CPU away so many times in all.
     pub(super) fn preempted(&mut self, preemptions: u64, now: Instant) {
         if preemptions != self.preemptions {
@@ -126,13 +136,14 @@ impl Pace {
         }
     }
 
-    /// What comes next. `active`: sources are; `silent`: all of these doze, and none has had work for so long.
-    pub(super) fn next(&mut self, active: bool, silent: Option<Duration>) -> Next {
+    /// What comes next. `active`: so many sources are; `silent`: all of these doze, and none has had work for so long.
+    pub(super) fn next(&mut self, active: usize, silent: Option<Duration>) -> Next {
         self.rounds = self.rounds.wrapping_add(1);
         match (active, silent) {
-            (false, _) if !self.always => Next::Sleep(None),
-            (true, Some(silent)) if !self.always => {
-                Next::Sleep(Some((silent / DOZE_PART).clamp(DOZE.0, DOZE.1)))
+            (0, _) if !self.always => Next::Sleep(None),
+            (_, Some(silent)) if !self.always => {
+                let longest = DOZE.1.max(DOZE_EACH * active as u32);
+                Next::Sleep(Some((silent / DOZE_PART).clamp(DOZE.0, longest)))
             }
             _ if self.looks() => {
                 self.looked = self.now;
@@ -148,26 +159,27 @@ impl Pace {
             || self.now.saturating_duration_since(self.looked) >= LOOK_INTERVAL
     }
 
-    /// Before each sleep.
-    pub(super) fn sleeps(&mut self, now: Instant) {
-        self.asleep_since.get_or_insert(now);
+    /// After each sleep, of which more than `wanted` was not meant: others had the CPU.
+    pub(super) fn slept(&mut self, time: Duration, wanted: Option<Duration>) {
+        self.asleep += wanted.map_or(time, |wanted| time.min(wanted));
     }
 
-    /// After each round: whether there was work in it, when it began and when it ended.
-    pub(super) fn rounded(&mut self, worked: bool, began: Instant, now: Instant) {
+    /// After each round: whether there was work in it, and when it ended.
+    pub(super) fn rounded(&mut self, worked: bool, now: Instant) {
         (self.works, self.now) = (worked, now);
         if !worked {
             self.idle_rounds = self.idle_rounds.saturating_add(1);
             return;
         }
         self.idle_rounds = 0;
-        if let Some(since) = self.asleep_since.take() {
-            self.slept(began.saturating_duration_since(since));
+        if self.asleep != Duration::ZERO {
+            let time = std::mem::take(&mut self.asleep);
+            self.learn(time);
         }
     }
 
     /// Work has come after such a time of sleep.
-    fn slept(&mut self, time: Duration) {
+    fn learn(&mut self, time: Duration) {
         let shortest = self.longest / PARTS;
         if time < self.longest {
             self.linger = (self.linger * 2).clamp(shortest, self.longest);
@@ -194,10 +206,9 @@ mod tests {
 
     /// Work comes after a sleep of `time`.
     fn sleep(pace: &mut Pace, time: Duration) {
-        let began = now();
-        pace.sleeps(began);
-        pace.rounded(true, began + time, began + time);
-        pace.rounded(false, began + time, began + time);
+        pace.slept(time, None);
+        pace.rounded(true, now());
+        pace.rounded(false, now());
     }
 
     #[test]
@@ -225,15 +236,37 @@ mod tests {
     #[test]
     fn a_look_without_work_does_not_end_a_sleep() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
-        let began = now();
-        for looks in 0..50 {
-            let moment = began + LINGER * looks / 2;
-            pace.sleeps(moment);
-            pace.rounded(false, moment, moment);
+        for _ in 0..50 {
+            pace.slept(LINGER / 2, None);
+            pace.rounded(false, now());
         }
-        pace.rounded(true, began + LINGER * 25, began + LINGER * 25);
-        pace.rounded(false, began + LINGER * 25, began + LINGER * 25);
+        pace.rounded(true, now());
+        pace.rounded(false, now());
         assert_eq!(pace.linger(now()), Some(LINGER / 8), "it was one long sleep, not many short ones");
+    }
+
+    #[test]
+    fn a_doze_that_others_made_long_was_too_long_all_the_same() {
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        for _ in 0..3 {
+            pace.slept(Duration::from_millis(3), Some(DOZE.0));
+            pace.rounded(true, now());
+        }
+        pace.rounded(false, now());
+        assert_eq!(pace.linger(now()), Some(LINGER));
+    }
+
+    #[test]
+    fn what_cannot_kick_is_looked_at_for_a_while_whoever_wants_the_cpu() {
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        pace.preempted(7, now());
+        let now = now();
+        assert_eq!(
+            (pace.linger(now), pace.linger_without_kicks(now)),
+            (Some(Duration::ZERO), Some(DOZE_AFTER))
+        );
+        let mut always = Pace::new(POOL, Polling::Always);
+        assert_eq!(always.linger_without_kicks(now), None);
     }
 
     #[test]
@@ -241,9 +274,9 @@ mod tests {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let now = now();
         pace.preempted(7, now);
-        pace.rounded(true, now, now);
+        pace.rounded(true, now);
         assert_eq!(pace.linger(now), Some(LINGER));
-        pace.rounded(false, now, now);
+        pace.rounded(false, now);
         assert_eq!(pace.linger(now), Some(Duration::ZERO));
     }
 
@@ -252,8 +285,8 @@ mod tests {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let mut now = now();
         let looks = (0..64).filter(|_| {
-            let looks = matches!(pace.next(true, None), Next::Look { .. });
-            pace.rounded(true, now, now + LOOK_INTERVAL / 2);
+            let looks = matches!(pace.next(1, None), Next::Look { .. });
+            pace.rounded(true, now + LOOK_INTERVAL / 2);
             now += LOOK_INTERVAL / 2;
             looks
         });
@@ -264,11 +297,11 @@ mod tests {
     fn it_sleeps_when_nothing_is_active_unless_it_never_does() {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let silent = Some(Duration::from_secs(1));
-        assert_eq!(pace.next(false, silent), Next::Sleep(None));
+        assert_eq!(pace.next(0, silent), Next::Sleep(None));
         let mut always = Pace::new(POOL, Polling::Always);
         assert_eq!(always.linger(now()), None);
-        assert!((0..1000).all(|_| !matches!(always.next(false, silent), Next::Sleep(_))));
-        assert!((0..1000).all(|_| !matches!(always.next(true, silent), Next::Sleep(_))));
+        assert!((0..1000).all(|_| !matches!(always.next(0, silent), Next::Sleep(_))));
+        assert!((0..1000).all(|_| !matches!(always.next(1, silent), Next::Sleep(_))));
     }
 
     #[test]
@@ -286,7 +319,7 @@ mod tests {
         let mut pace = Pace::new(POOL, Polling::Adaptive);
         let (mut us, mut sleeps) = (LINGER.as_micros() as u64 / 4, 0);
         while us < gap {
-            let Next::Sleep(Some(time)) = pace.next(true, Some(Duration::from_micros(us))) else {
+            let Next::Sleep(Some(time)) = pace.next(1, Some(Duration::from_micros(us))) else {
                 panic!("it does not sleep after {us} us")
             };
             us += time.as_micros() as u64;
@@ -302,6 +335,9 @@ mod tests {
             assert!(us <= gap + gap / 4 + 10, "{us} us instead of {gap}");
             assert!(us <= gap + 4_000 && sleeps <= sleeps_max, "{sleeps} sleeps in {gap} us, {us}");
         }
+        let mut pace = Pace::new(POOL, Polling::Adaptive);
+        let longest = Duration::from_millis(40);
+        assert_eq!(pace.next(100, Some(Duration::from_secs(1))), Next::Sleep(Some(longest)));
     }
 
     #[test]
@@ -311,10 +347,10 @@ mod tests {
             let mut looks = Vec::new();
             let now = now();
             for _ in 0..8 * ROUNDS_PER_LOOK {
-                if let Next::Look { asks } = pace.next(true, None) {
+                if let Next::Look { asks } = pace.next(1, None) {
                     looks.push(asks);
                 }
-                pace.rounded(false, now, now);
+                pace.rounded(false, now);
             }
             looks
         };

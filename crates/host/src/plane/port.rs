@@ -215,8 +215,8 @@ impl Port {
         }
     }
 
-    /// Asks for kicks of a source, if the driver has a way to give them.
-    pub(super) fn rest(&self, index: u16, now: Now) -> Step {
+    /// Asks for kicks of a source, if the driver has a way to give them; if not, it is looked at again, at once if it `lingers`.
+    pub(super) fn rest(&self, index: u16, now: Now, lingers: bool) -> Step {
         let Attachment::Guest(guest) = &self.attachment else { return Step::Rest };
         let pair = usize::from(index);
         if guest.receive[pair].wants_looks() {
@@ -224,7 +224,13 @@ impl Port {
         }
         let mut guard = guest.transmit[pair].live.lock();
         match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
-            Some(live) if live.polled => Step::Doze,
+            Some(live) if live.polled => {
+                if lingers {
+                    Step::Busy
+                } else {
+                    Step::Doze
+                }
+            }
             Some(live) => {
                 if live.queue.enable_notify() {
                     Step::Busy

@@ -100,13 +100,14 @@ impl Source {
         }
     }
 
-    /// Asks to be woken for what comes next, where somebody can.
-    pub(super) fn rest(&self, forwarder: &Forwarder, moment: Instant) -> Step {
+    /// Asks to be woken for what comes next; where nobody can, it is looked at again, at once if it `lingers`.
+    pub(super) fn rest(&self, forwarder: &Forwarder, moment: Instant, lingers: bool) -> Step {
         match self {
-            Self::Port(port, index) => port.rest(*index, forwarder.time()),
+            Self::Port(port, index) => port.rest(*index, forwarder.time(), lingers),
             Self::Disk(disk, index) => match disk.queues[usize::from(*index)].rest(moment) {
+                Rest::Unheard if lingers => Step::Busy,
                 Rest::Busy => Step::Busy,
-                Rest::Unheard => Step::Doze,
+                Rest::Unheard | Rest::Later => Step::Doze,
                 Rest::Asleep => Step::Rest,
             },
         }

@@ -124,7 +124,7 @@ impl Worker {
         // The time at the end of the last round, if nothing has come in between.
         let mut clock = None;
         while !self.stop.load(Relaxed) {
-            let next = pace.next(!active.is_empty(), silent);
+            let next = pace.next(active.len(), silent);
             if next != Next::Round {
                 clock = None;
             }
@@ -138,15 +138,15 @@ impl Worker {
                 }
                 Next::Sleep(time) => {
                     let began = Instant::now();
-                    pace.sleeps(began);
                     self.sleep(&mut active, &mut events, time, &forwarder, began);
+                    pace.slept(began.elapsed(), time);
                 }
             }
             let sources = self.sources.load();
             let now = clock.unwrap_or_else(Instant::now);
             forwarder.begin_round(origin.at(now), now);
-            let mut round =
-                Round { now, linger: pace.linger(now), is_shared: active.len() > 1, worked: false };
+            let linger = [pace.linger(now), pace.linger_without_kicks(now)];
+            let mut round = Round { now, linger, is_shared: active.len() > 1, worked: false };
             Active::refill(&mut active, now);
             silent = Some(Duration::MAX);
             active.retain_mut(|entry| {
@@ -167,7 +167,7 @@ impl Worker {
             if round.worked {
                 add(&self.busy_ns, (round.now - now).as_nanos() as u64);
             }
-            pace.rounded(round.worked, now, round.now);
+            pace.rounded(round.worked, round.now);
             forwarder.check_deaths(&sources);
         }
         forwarder.end();
@@ -218,7 +218,8 @@ impl Worker {
 struct Round {
     /// The time now, read again after each burst.
     now: Instant,
-    linger: Option<Duration>,
+    /// How long a source without work stays active, and one that cannot kick.
+    linger: [Option<Duration>; 2],
     /// Several sources are active.
     is_shared: bool,
     worked: bool,
@@ -304,9 +305,8 @@ impl Active {
             self.last_work = round.now;
             return Step::Busy;
         }
-        if round.linger.is_none_or(|linger| round.now.duration_since(self.last_work) < linger) {
-            return Step::Busy;
-        }
-        self.source.rest(forwarder, round.now)
+        let silence = round.now.duration_since(self.last_work);
+        let lingers = round.linger.map(|linger| linger.is_none_or(|linger| silence < linger));
+        if lingers[0] { Step::Busy } else { self.source.rest(forwarder, round.now, lingers[1]) }
     }
 }

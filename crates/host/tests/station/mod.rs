@@ -99,6 +99,7 @@ pub struct Station {
     pub memory: Arc<GuestMemory>,
     pub receive: DriverQueue,
     pub transmit: DriverQueue,
+    transmit_setup: QueueSetup,
     kicks: [EventFd; 2],
     pub call: EventFd,
     pub features: u64,
@@ -146,7 +147,18 @@ impl Station {
             DriverQueue::setup(&memory, GuestAddr(0x8000), size, ring, None).unwrap();
         let kicks = [eventfd(), eventfd()];
         let call = eventfd();
-        let mut station = Self { frontend, file, memory, receive, transmit, kicks, call, features, sent: 0 };
+        let mut station = Self {
+            frontend,
+            file,
+            memory,
+            receive,
+            transmit,
+            transmit_setup: transmit_setup.clone(),
+            kicks,
+            call,
+            features,
+            sent: 0,
+        };
         for (index, setup) in [&receive_setup, &transmit_setup].into_iter().enumerate() {
             station.start_ring(index, setup);
         }
@@ -166,10 +178,28 @@ impl Station {
     }
 
     fn start_ring_with(&mut self, index: usize, setup: &QueueSetup, kick: &EventFd) {
-        let (frontend, packed) = (&self.frontend, self.features & Features::RING_PACKED.bits() != 0);
-        frontend.set_vring_num(index, RING).unwrap();
+        let packed = self.features & Features::RING_PACKED.bits() != 0;
         // The `vhost` crate passes the low half of a packed ring's base only; the wrap bits of a fresh ring go in it.
-        frontend.set_vring_base(index, if packed { 0x8000 } else { 0 }).unwrap();
+        self.set_up_ring(index, setup, if packed { 0x8000 } else { 0 });
+        self.frontend.set_vring_kick(index, kick).unwrap();
+    }
+
+    /// Starts the transmit ring again where it was stopped (GET_VRING_BASE said `base`); without a kick descriptor, so that the
+    /// device is to look by itself, if the connection is given to say so.
+    pub fn restart_transmit(&mut self, base: u32, no_kick: Option<&UnixStream>) {
+        self.set_up_ring(1, &self.transmit_setup, base as u16);
+        match no_kick {
+            // SET_VRING_KICK, ring 1, no descriptor
+            Some(stream) => raw_message(stream, 12, &0x101u64.to_le_bytes(), &[]),
+            None => self.frontend.set_vring_kick(1, &self.kicks[1]).unwrap(),
+        }
+        self.frontend.set_vring_enable(1, true).unwrap();
+    }
+
+    fn set_up_ring(&self, index: usize, setup: &QueueSetup, base: u16) {
+        let frontend = &self.frontend;
+        frontend.set_vring_num(index, RING).unwrap();
+        frontend.set_vring_base(index, base).unwrap();
         let addresses = VringConfigData {
             queue_max_size: RING,
             queue_size: RING,
@@ -181,7 +211,6 @@ impl Station {
         };
         frontend.set_vring_addr(index, &addresses).unwrap();
         frontend.set_vring_call(index, &self.call).unwrap();
-        frontend.set_vring_kick(index, kick).unwrap();
     }
 
     fn buffer(slot: u64) -> GuestAddr {

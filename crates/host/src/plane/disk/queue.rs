@@ -78,6 +78,8 @@ pub(in super::super) enum Rest {
     Busy,
     /// Nobody will wake us for what comes next.
     Unheard,
+    /// What comes next may not begin yet.
+    Later,
     /// A kick or the end of a request wakes us.
     Asleep,
 }
@@ -115,7 +117,10 @@ impl DiskQueue {
         if live.queue.fault().is_some() || !live.enabled {
             return Rest::Asleep;
         }
-        if live.polled || live.not_before.is_some_and(|moment| now < moment) {
+        if live.not_before.is_some_and(|moment| now < moment) {
+            return Rest::Later;
+        }
+        if live.polled {
             return Rest::Unheard;
         }
         if live.has_room() && live.queue.enable_notify() { Rest::Busy } else { Rest::Asleep }
