@@ -276,6 +276,7 @@ fn append(rules: &Rules, zones: &mut Zones, buffers: &Buffers<'_, '_>, sector: u
 }
 
 /// Writes the report: as many zones as there is room for.
+#[inline(never)]
 fn report(zones: &Zones, buffers: &Buffers<'_, '_>, sector: u64) -> Result<Plan, Status> {
     /// Descriptors that are written together.
     const TOGETHER: usize = 64;

@@ -51,6 +51,8 @@ impl Segment {
 ///
 /// A flag that `kind` does not know is [`Status::Unsupp`], whatever else is wrong (virtio 1.3 §5.2.6.2); a list of no ranges or of too
 /// many, a range that is too long or not on the disk, is [`Status::IoErr`].
+// Its private copy of the list is too large for everybody's stack.
+#[inline(never)]
 pub(super) fn read(
     rules: &Rules,
     kind: RequestType,

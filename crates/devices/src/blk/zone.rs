@@ -488,3 +488,6 @@ fn is_writable(state: ZoneState) -> bool {
 fn is_resettable(state: ZoneState) -> bool {
     is_writable(state) || state == ZoneState::Full
 }
+
+#[cfg(test)]
+mod tests;

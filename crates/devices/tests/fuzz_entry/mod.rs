@@ -1,6 +1,9 @@
-//! What the fuzz targets `net_header` and `net_control` run, so that tests can run it too.
-#![allow(dead_code, reason = "each fuzz target uses one entry")]
+//! What the fuzz targets `net_header`, `net_control` and `blk_request` run, so that tests can run it too.
+#![allow(dead_code, unused_imports, reason = "each fuzz target uses one entry")]
 
+mod blk;
+
+pub(crate) use blk::{BLK_PREFIX_LEN, blk_request};
 use devices::net::control::{Ack, ControlState, REQUEST_LEN_MAX};
 use devices::net::offload::validate;
 use devices::net::packet::Packet;
