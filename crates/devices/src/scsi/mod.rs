@@ -31,7 +31,7 @@ pub mod task_set;
 pub mod unit;
 pub mod virtio;
 
-pub use data::DataOut;
+pub use data::{Bytes, DataOut};
 pub use disk::{Disk, ShapeFault};
 pub use identity::Identity;
 pub use mode::Mode;

@@ -1,8 +1,8 @@
 //! The control queue: task management functions and subscriptions to notifications (virtio 1.3 §5.6.6.2).
 
 use super::address::Address;
+use crate::scsi::data::Bytes;
 use crate::scsi::task_set::{Function, Response};
-use guestmem::{MemSlice, read_segments, total_len, write_segments};
 use virtqueue::Endian;
 
 const TMF: u32 = 0;
@@ -73,9 +73,9 @@ pub enum ControlRequest {
 }
 
 /// Reads a request, once. `endian` is big only for a legacy big-endian driver.
-pub fn open(readable: &[MemSlice<'_>], endian: Endian) -> ControlRequest {
+pub fn open(readable: Bytes<'_>, endian: Endian) -> ControlRequest {
     let mut bytes = [0; TMF_LEN];
-    let len = read_segments(readable, 0, &mut bytes);
+    let len = readable.read(0, &mut bytes);
     let word = |at: usize| {
         let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
         match endian {
@@ -125,14 +125,14 @@ fn function(subtype: u32, tag: u64) -> Option<Function> {
 }
 
 /// Writes the answer to a function; returns the bytes written: none where there is no room.
-pub fn respond_function(writable: &[MemSlice<'_>], response: ControlResponse) -> u32 {
-    write_segments(writable, 0, &[response as u8]) as u32
+pub fn respond_function(writable: Bytes<'_>, response: ControlResponse) -> u32 {
+    writable.write(0, &[response as u8]) as u32
 }
 
 /// Writes the answer to a query or a subscription, `actual` being the events that the unit can report; returns the bytes
 /// written: none where there is no room for all.
 pub fn respond_notifications(
-    writable: &[MemSlice<'_>],
+    writable: Bytes<'_>,
     endian: Endian,
     actual: u32,
     response: ControlResponse,
@@ -141,10 +141,10 @@ pub fn respond_notifications(
         Endian::Little => actual.to_le_bytes(),
         Endian::Big => actual.to_be_bytes(),
     };
-    if total_len(writable) < 5 {
+    if writable.len() < 5 {
         return 0;
     }
-    write_segments(writable, 0, &[a, b, c, d, response as u8]) as u32
+    writable.write(0, &[a, b, c, d, response as u8]) as u32
 }
 
 /// Events of which a driver is told because it asked to be, by unit (virtio 1.3 §5.6.6.2, `VIRTIO_SCSI_T_AN_SUBSCRIBE`).
@@ -178,13 +178,14 @@ impl Subscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use guestmem::MemSlice;
 
     const UNIT: Address = Address::Unit { target: 4, lun: 5 };
 
     fn opened(bytes: &[u8], endian: Endian) -> ControlRequest {
         let mut bytes = bytes.to_vec();
         let pieces: Vec<MemSlice<'_>> = bytes.chunks_mut(3).map(MemSlice::from_mut).collect();
-        open(&pieces, endian)
+        open(Bytes::Slices(&pieces), endian)
     }
 
     fn tmf(subtype: u8) -> Vec<u8> {
@@ -243,12 +244,15 @@ mod tests {
         let mut room = [0xEE; 6];
         let mut write = |len: usize, actual| {
             let slice = [MemSlice::from_mut(&mut room[..len])];
-            respond_notifications(&slice, Endian::Little, actual, ControlResponse::Ok)
+            respond_notifications(Bytes::Slices(&slice), Endian::Little, actual, ControlResponse::Ok)
         };
         assert_eq!((write(4, 1), write(6, 0x10)), (0, 5));
         assert_eq!(room, [0x10, 0, 0, 0, 0, 0xEE]);
-        assert_eq!(respond_function(&[], ControlResponse::Ok), 0);
-        assert_eq!(respond_function(&[MemSlice::from_mut(&mut room)], Response::Succeeded.into()), 1);
+        assert_eq!(respond_function(Bytes::EMPTY, ControlResponse::Ok), 0);
+        assert_eq!(
+            respond_function(Bytes::Slices(&[MemSlice::from_mut(&mut room)]), Response::Succeeded.into()),
+            1
+        );
         assert_eq!(room[0], 10);
     }
 

@@ -2,8 +2,8 @@
 
 use super::address::Address;
 use super::features::{Acknowledged, Features};
+use crate::scsi::data::Bytes;
 use crate::scsi::sense::Asc;
-use guestmem::{MemSlice, write_segments};
 use std::collections::VecDeque;
 use virtqueue::Endian;
 
@@ -92,12 +92,12 @@ impl Events {
 
     /// Writes the next event into a buffer; returns the bytes written. Without anything to tell, the buffer is not to be used: `None`.
     /// One that is too short for an event gets nothing and costs the event, which counts as lost.
-    pub fn fill(&mut self, buffer: &[MemSlice<'_>]) -> Option<u32> {
+    pub fn fill(&mut self, buffer: Bytes<'_>) -> Option<u32> {
         if !self.has_waiting() {
             return None;
         }
         let next = self.waiting.pop_front();
-        if guestmem::total_len(buffer) < EVENT_LEN {
+        if buffer.len() < EVENT_LEN {
             self.missed = true;
             return Some(0);
         }
@@ -112,7 +112,7 @@ impl Events {
         bytes[..4].copy_from_slice(&emit(event));
         bytes[4..12].copy_from_slice(&lun);
         bytes[12..].copy_from_slice(&emit(reason));
-        Some(write_segments(buffer, 0, &bytes) as u32)
+        Some(buffer.write(0, &bytes) as u32)
     }
 }
 
@@ -120,6 +120,7 @@ impl Events {
 mod tests {
     use super::super::features::{IMPLEMENTED, Offered};
     use super::*;
+    use guestmem::MemSlice;
 
     fn events(features: Features, endian: Endian) -> Events {
         Events::new(Acknowledged::new(Offered::new(IMPLEMENTED), features.bits()).unwrap(), endian)
@@ -128,7 +129,7 @@ mod tests {
     fn next(events: &mut Events) -> Option<[u8; EVENT_LEN]> {
         let mut bytes = [0xEE; EVENT_LEN];
         let (left, right) = bytes.split_at_mut(5);
-        let written = events.fill(&[MemSlice::from_mut(left), MemSlice::from_mut(right)])?;
+        let written = events.fill(Bytes::Slices(&[MemSlice::from_mut(left), MemSlice::from_mut(right)]))?;
         assert_eq!(written as usize, EVENT_LEN);
         Some(bytes)
     }
@@ -178,12 +179,12 @@ mod tests {
         assert_eq!(next(&mut events).unwrap()[..4], [1, 0, 0, 0]);
         // A buffer too short for an event loses one.
         let mut short = [0xEE; EVENT_LEN - 1];
-        assert_eq!(events.fill(&[MemSlice::from_mut(&mut short)]), Some(0));
+        assert_eq!(events.fill(Bytes::Slices(&[MemSlice::from_mut(&mut short)])), Some(0));
         assert_eq!(short, [0xEE; EVENT_LEN - 1]);
         assert_eq!(next(&mut events).unwrap()[3], 0x80);
         while next(&mut events).is_some() {}
         events.push(Event::Removed(UNIT));
-        assert_eq!(events.fill(&[]), Some(0));
+        assert_eq!(events.fill(Bytes::EMPTY), Some(0));
         assert_eq!(next(&mut events), Some([0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
         assert!(!events.has_waiting());
     }

@@ -14,4 +14,4 @@ pub use config::ScsiConfig;
 pub use control::ControlRequest;
 pub use event::{Event, Events};
 pub use features::{Acknowledged, Features, NotOffered, Offered};
-pub use request::{Format, Request, RequestFault, ServiceResponse};
+pub use request::{Format, Parts, Request, RequestFault, ServiceResponse};

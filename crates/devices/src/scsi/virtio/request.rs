@@ -6,13 +6,14 @@
 use super::address::Address;
 use super::config::ScsiConfig;
 use super::features::{Acknowledged, Features};
-use crate::scsi::data::DataOut;
+use crate::scsi::data::{Bytes, DataOut};
 use crate::scsi::opcode::{CDB_LEN_MAX, Cdb};
 use crate::scsi::reply::Reply;
 use crate::scsi::sense::SENSE_LEN_MAX;
 use crate::scsi::status::Status;
 use crate::scsi::task_set::Ending;
-use guestmem::{MemSlice, read_segments, write_segments};
+use guestmem::{GuestMemory, KeptRuns, Part};
+use std::sync::Arc;
 use virtqueue::{Burst, Chain, Endian};
 
 /// `lun`, `id`, `task_attr`, `prio`, `crn`.
@@ -113,8 +114,8 @@ pub enum RequestFault {
 
 impl RequestFault {
     /// Writes VIRTIO_SCSI_S_FAILURE into the chain; returns the bytes written: none where there is no room for the `response` byte.
-    pub fn respond(self, format: Format, writable: &[MemSlice<'_>]) -> u32 {
-        if guestmem::total_len(writable) < RESPONSE_LEN {
+    pub fn respond(self, format: Format, writable: Bytes<'_>) -> u32 {
+        if writable.len() < RESPONSE_LEN {
             return 0;
         }
         put_response(format, writable, 0, 0, ServiceResponse::Failure, &[])
@@ -158,20 +159,20 @@ pub struct Request {
 /// The chain is no request.
 #[inline]
 pub fn open(format: Format, burst: &Burst<'_>, chain: &Chain) -> Result<Request, RequestFault> {
-    open_segments(format, burst.readable(chain), chain.readable_len(), chain.writable_len())
+    open_parts(format, burst.readable(chain).into(), chain.readable_len(), chain.writable_len())
 }
 
 /// As [`open`], of a chain with this readable part and so many bytes in each of its parts.
-pub fn open_segments(
+pub fn open_parts(
     format: Format,
-    readable: &[MemSlice<'_>],
+    readable: Bytes<'_>,
     readable_len: u32,
     writable_len: u32,
 ) -> Result<Request, RequestFault> {
     let header_len = if format.has_pi { PI_HEADER_LEN } else { HEADER_LEN };
     let mut bytes = [0; PI_HEADER_LEN + CDB_LEN_MAX];
     let wanted = header_len + CDB_LEN_MAX.min(format.cdb_size as usize);
-    let read = read_segments(readable, 0, &mut bytes[..wanted]);
+    let read = readable.read(0, &mut bytes[..wanted]);
     let (header, cdb) = bytes.split_at(header_len);
     let (pi_out_len, pi_in_len) = match header[HEADER_LEN..] {
         [a, b, c, d, e, f, g, h] => (format.word([a, b, c, d]), format.word([e, f, g, h])),
@@ -213,9 +214,40 @@ fn runs(before: u64, pi_len: u32, part_len: u32) -> Option<(Run, Run)> {
     Some((pi, Run { offset, len: part_len.checked_sub(offset)? }))
 }
 
+/// Where the parts of a request are in a list of kept runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parts {
+    /// Everything that the device reads.
+    pub readable: Part,
+    /// Everything that the device writes: for [`Request::respond`].
+    pub writable: Part,
+    /// Data-out alone, for a disk that reads it.
+    pub data_out: Part,
+    /// Data-in alone, for a disk that writes it.
+    pub data_in: Part,
+}
+
 impl Request {
+    /// Keeps the buffers of the request for longer than its chain is at hand; `None` where they are not of `memory`.
+    pub fn keep(
+        &self,
+        memory: &Arc<GuestMemory>,
+        burst: &Burst<'_>,
+        chain: &Chain,
+        runs: &mut KeptRuns,
+    ) -> Option<Parts> {
+        let (readable, writable) = (burst.readable(chain), burst.writable(chain));
+        let (data_out, data_in) = (self.data_out, self.data_in);
+        Some(Parts {
+            readable: runs.keep(memory, readable, 0, usize::MAX)?,
+            writable: runs.keep(memory, writable, 0, usize::MAX)?,
+            data_out: runs.keep(memory, readable, data_out.offset as usize, data_out.len as usize)?,
+            data_in: runs.keep(memory, writable, data_in.offset as usize, data_in.len as usize)?,
+        })
+    }
+
     /// The data-out buffer, in the readable part of the request's chain.
-    pub fn data_out<'a>(&self, readable: &'a [MemSlice<'a>]) -> DataOut<'a> {
+    pub fn data_out<'a>(&self, readable: Bytes<'a>) -> DataOut<'a> {
         DataOut::new(readable, self.data_out.offset as usize, self.data_out.len.into())
     }
 
@@ -224,7 +256,7 @@ impl Request {
     /// `answer` is what the unit made for the data-in buffer; of a command that read blocks the buffer holds them already, and
     /// `answer` is empty. Protection information of data that was read is made of ones: a unit has none, and drivers do not check
     /// what is marked so (SBC-3 §4.22.2.2, application tag FFFFh).
-    pub fn respond(&self, writable: &[MemSlice<'_>], reply: &Reply, answer: &[u8]) -> u32 {
+    pub fn respond(&self, writable: Bytes<'_>, reply: &Reply, answer: &[u8]) -> u32 {
         let Some(status) = reply.status else { return self.fail(writable, ServiceResponse::Overrun) };
         let (sense, sense_len) = reply.sense_bytes();
         let data_in = reply.data_in.min(self.data_in.len.into()) as u32;
@@ -235,14 +267,13 @@ impl Request {
         if data_in == 0 {
             return written;
         }
-        let place = self.data_in.offset as usize;
-        write_segments(writable, place, &answer[..answer.len().min(data_in as usize)]);
-        fill_segments(writable, self.pi_in, 0xFF);
+        writable.write(self.data_in.offset as usize, &answer[..answer.len().min(data_in as usize)]);
+        writable.fill(self.pi_in.offset as usize, self.pi_in.len as usize, 0xFF);
         self.data_in.offset + data_in
     }
 
     /// Writes the answer to a command that a task management function has ended; returns the bytes written.
-    pub fn respond_ended(&self, writable: &[MemSlice<'_>], ending: Ending) -> u32 {
+    pub fn respond_ended(&self, writable: Bytes<'_>, ending: Ending) -> u32 {
         let (status, response) = match ending {
             Ending::Aborted => (0, ServiceResponse::Aborted),
             Ending::TaskAborted => (Status::TaskAborted as u8, ServiceResponse::Ok),
@@ -252,7 +283,7 @@ impl Request {
     }
 
     /// Writes that the command was not carried out at all; returns the bytes written.
-    pub fn fail(&self, writable: &[MemSlice<'_>], response: ServiceResponse) -> u32 {
+    pub fn fail(&self, writable: Bytes<'_>, response: ServiceResponse) -> u32 {
         put_response(self.format, writable, self.residual(0), 0, response, &[])
     }
 
@@ -266,7 +297,7 @@ impl Request {
 /// Writes header and sense data, and zeros up to `sense_size`; returns the bytes written.
 fn put_response(
     format: Format,
-    writable: &[MemSlice<'_>],
+    writable: Bytes<'_>,
     residual: u32,
     status: u8,
     response: ServiceResponse,
@@ -280,24 +311,8 @@ fn put_response(
     bytes[11] = response as u8;
     bytes[RESPONSE_LEN..RESPONSE_LEN + sense.len()].copy_from_slice(sense);
     let len = RESPONSE_LEN + SENSE_LEN_MAX.min(format.sense_size as usize);
-    let written = write_segments(writable, 0, &bytes[..len]) as u32;
+    let written = writable.write(0, &bytes[..len]) as u32;
     // A driver may ask for more room than any sense data takes; the chain bounds it.
     let rest = format.sense_size.saturating_sub(SENSE_LEN_MAX as u32);
-    written + fill_segments(writable, Run { offset: len as u32, len: rest }, 0)
-}
-
-/// Sets a run of bytes; returns how many there were.
-fn fill_segments(segments: &[MemSlice<'_>], run: Run, byte: u8) -> u32 {
-    let (mut skip, mut left) = (run.offset as usize, run.len as usize);
-    for segment in segments {
-        if left == 0 {
-            break;
-        }
-        let (_, rest) = segment.split_at(skip);
-        skip -= segment.len() - rest.len();
-        let (now, _) = rest.split_at(left);
-        now.fill(byte);
-        left -= now.len();
-    }
-    run.len - left as u32
+    written + writable.fill(len, rest as usize, 0) as u32
 }
