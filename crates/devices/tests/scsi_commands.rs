@@ -178,7 +178,7 @@ fn the_write_cache_decides_when_a_write_is_through() {
     let page = [0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let (reply, _) = rig.run(&[0x15, 0x10, 0, 0, 24, 0], &page, 0);
     assert_eq!((reply.status, reply.data_out, &rig.works[..]), (Some(Status::Good), 24, &[Work::Flush][..]));
-    assert!(!rig.unit.mode().write_cache);
+    assert_eq!((rig.unit.mode().write_cache, reply.changed), (false, Some(Asc::MODE_PARAMETERS_CHANGED)));
     let told = rig.run_from(1, &[0; 6], &[], 0).0.sense;
     assert_eq!(told, Some(Sense::attention(Asc::MODE_PARAMETERS_CHANGED)));
     rig.works.clear();

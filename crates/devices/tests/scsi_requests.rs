@@ -135,7 +135,7 @@ impl Guest {
         }
         let mut answer = Vec::new();
         let data_out = request.data_out(readable);
-        let command = devices::scsi::Request {
+        let command = devices::scsi::Command {
             nexus: nexus(0),
             cdb: request.cdb,
             data_out,
@@ -228,7 +228,7 @@ fn sense_data_and_answers() {
     // A reservation of another initiator.
     guest.unit.attach(nexus(1), devices::scsi::InitiatorId(2));
     guest.unit.take_attention(nexus(1));
-    let reserve = devices::scsi::Request {
+    let reserve = devices::scsi::Command {
         nexus: nexus(1),
         cdb: Cdb::new(&[0x16]),
         data_out: devices::scsi::DataOut::new(Bytes::EMPTY, 0, 0),

@@ -52,12 +52,12 @@ fn data_extent(unit: &LogicalUnit, call: &Call<'_>, lba: u64, count: u32) -> Res
 
 /// The request has to bring as many bytes.
 fn need_out(call: &Call<'_>, len: u64) -> Result<(), Refusal> {
-    if call.request.data_out.len() < len { Err(Refusal::Overrun) } else { Ok(()) }
+    if call.command.data_out.len() < len { Err(Refusal::Overrun) } else { Ok(()) }
 }
 
 fn read(unit: &mut LogicalUnit, call: &Call<'_>, lba: u64, count: u32) -> Result<Task, Refusal> {
     let extent = data_extent(unit, call, lba, count)?;
-    if call.request.data_in_len < extent.len {
+    if call.command.data_in_len < extent.len {
         return Err(Refusal::Overrun);
     }
     unit.counters.count_read(count);
@@ -173,7 +173,7 @@ fn write_same(unit: &mut LogicalUnit, call: &Call<'_>, lba: u64, count: u32) -> 
 fn is_zero(call: &Call<'_>, len: usize) -> bool {
     let mut piece = [0; 512];
     (0..len).step_by(piece.len()).all(|at| {
-        call.request.data_out.read(at as u64, &mut piece);
+        call.command.data_out.read(at as u64, &mut piece);
         piece.iter().all(|&byte| byte == 0)
     })
 }
@@ -231,7 +231,7 @@ fn get_lba_status(
     if lba >= blocks {
         return Err(Sense::illegal(Asc::LBA_OUT_OF_RANGE).into());
     }
-    if allocation > call.request.data_in_len {
+    if allocation > call.command.data_in_len {
         return Err(Refusal::Overrun);
     }
     let extent = extent(unit, lba, blocks - lba)?;

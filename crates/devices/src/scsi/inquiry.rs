@@ -95,9 +95,9 @@ fn designators(disk: &Disk, answer: &mut Vec<u8>) {
     answer.extend_from_slice(&[0x01, 0x14, 0, 4, 0, 0, 0, 1]);
 }
 
-/// Extended INQUIRY data: simple, ordered and head of queue tasks, volatile caches (V_SUP).
+/// Extended INQUIRY data: simple tasks (all others count as such), volatile caches (V_SUP).
 fn extended(answer: &mut Vec<u8>) {
-    answer.extend_from_slice(&[0, 0x07, 0x01]);
+    answer.extend_from_slice(&[0, 0x01, 0x01]);
     answer.resize(64, 0);
 }
 

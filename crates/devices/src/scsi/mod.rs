@@ -44,4 +44,4 @@ pub use sense::{Asc, FieldPointer, Sense, SenseKey};
 pub use status::{Refusal, Status};
 pub use task::{Buffers, Data, Provisioning, SCRATCH_LEN, Step, Task};
 pub use task_set::{Ending, Entry, Function, Managed, Response, TaskId, TaskSet};
-pub use unit::{Begun, LogicalUnit, Request};
+pub use unit::{Begun, Command, LogicalUnit};

@@ -1,7 +1,7 @@
 //! What a command came to.
 
 use super::nexus::NexusSet;
-use super::sense::Sense;
+use super::sense::{Asc, Sense};
 use super::status::{Refusal, Status};
 
 /// The answer to a command. Bytes that were made for the initiator are in the answer buffer that came with the command.
@@ -21,6 +21,9 @@ pub struct Reply {
     pub save: bool,
     /// Nexuses whose tasks this command aborts (PREEMPT AND ABORT): they have to be gone before this is sent.
     pub aborts: NexusSet,
+    /// The command changed the unit for everybody: the unit attention that the other initiators have got, which their transports
+    /// may report too.
+    pub changed: Option<Asc>,
 }
 
 impl Reply {
@@ -34,6 +37,7 @@ impl Reply {
             data_in: 0,
             save: false,
             aborts: NexusSet::EMPTY,
+            changed: None,
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) const PARAMETERS_LEN_MAX: usize = 8 + 16 * crate::storage::EXTENTS_MA
 
 /// One command as it comes in.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct Command<'a> {
     /// From whom.
     pub nexus: Nexus,
     /// What.
@@ -63,14 +63,14 @@ pub struct LogicalUnit {
 
 /// A command on its way through a unit.
 pub(super) struct Call<'a> {
-    pub(super) request: &'a Request<'a>,
+    pub(super) command: &'a Command<'a>,
     pub(super) opcode: &'static Opcode,
     pub(super) descriptor_sense: bool,
 }
 
 impl Call<'_> {
     pub(super) fn cdb(&self) -> &Cdb {
-        &self.request.cdb
+        &self.command.cdb
     }
 
     pub(super) fn good(&self) -> Reply {
@@ -89,17 +89,17 @@ impl Call<'_> {
 
     /// Reads a parameter list of `len` bytes, once, into `room`.
     pub(super) fn parameters<'b>(&self, len: usize, room: &'b mut [u8]) -> Result<&'b [u8], Refusal> {
-        if len as u64 > self.request.data_out.len() {
+        if len as u64 > self.command.data_out.len() {
             return Err(Refusal::Overrun);
         }
         let list = room.get_mut(..len).ok_or(Sense::illegal(Asc::PARAMETER_LIST_LENGTH_ERROR))?;
-        let read = self.request.data_out.read(0, list);
+        let read = self.command.data_out.read(0, list);
         Ok(&list[..read])
     }
 
     /// Cuts an answer to the allocation length of the CDB.
     pub(super) fn answered(&self, allocation: u64, answer: &mut Vec<u8>) -> Result<Begun, Refusal> {
-        if allocation > self.request.data_in_len {
+        if allocation > self.command.data_in_len {
             answer.clear();
             return Err(Refusal::Overrun);
         }
@@ -239,10 +239,10 @@ impl LogicalUnit {
 
     /// Begins a command. `answer` is emptied, and holds what goes into the data-in buffer when the command is done without the
     /// disk; it never grows beyond what the unit itself has to say.
-    pub fn begin(&mut self, request: &Request<'_>, answer: &mut Vec<u8>) -> Begun {
+    pub fn begin(&mut self, command: &Command<'_>, answer: &mut Vec<u8>) -> Begun {
         answer.clear();
         let descriptor_sense = self.mode.descriptor_sense;
-        match self.checked(request, descriptor_sense).and_then(|call| self.dispatch(&call, answer)) {
+        match self.checked(command, descriptor_sense).and_then(|call| self.dispatch(&call, answer)) {
             Ok(begun) => begun,
             Err(refusal) => {
                 answer.clear();
@@ -252,12 +252,12 @@ impl LogicalUnit {
     }
 
     /// All that can stop a command before its own fields are looked at, in the order that counts.
-    fn checked<'a>(&mut self, request: &'a Request<'a>, descriptor_sense: bool) -> Result<Call<'a>, Refusal> {
-        let decoded = request.cdb.decode().and_then(|opcode| {
+    fn checked<'a>(&mut self, command: &'a Command<'a>, descriptor_sense: bool) -> Result<Call<'a>, Refusal> {
+        let decoded = command.cdb.decode().and_then(|opcode| {
             let missing = Sense::illegal(Asc::INVALID_OPERATION_CODE);
             if self.supports(opcode) { Ok(opcode) } else { Err(missing) }
         });
-        let Some(one) = self.nexuses.iter_mut().find(|one| one.nexus == request.nexus) else {
+        let Some(one) = self.nexuses.iter_mut().find(|one| one.nexus == command.nexus) else {
             return Err(Sense::new(SenseKey::HardwareError, Asc::INTERNAL_TARGET_FAILURE).into());
         };
         let initiator = one.initiator;
@@ -268,11 +268,11 @@ impl LogicalUnit {
         }
         let opcode = decoded?;
         let access = match opcode.access {
-            Access::Prevent if !request.cdb.has(4, 0x01) => Access::Always,
-            Access::StartStop if request.cdb.has(4, 0x01) => Access::Query,
+            Access::Prevent if !command.cdb.has(4, 0x01) => Access::Always,
+            Access::StartStop if command.cdb.has(4, 0x01) => Access::Query,
             access => access,
         };
-        if self.reserved_by.is_some_and(|holder| holder != request.nexus)
+        if self.reserved_by.is_some_and(|holder| holder != command.nexus)
             && !matches!(access, Access::Always | Access::Own)
             || !self.reservations.allows(initiator, access)
         {
@@ -287,7 +287,7 @@ impl LogicalUnit {
         if opcode.writes && self.mode.write_protect {
             return Err(Sense::new(SenseKey::DataProtect, Asc::SOFTWARE_WRITE_PROTECTED).into());
         }
-        Ok(Call { request, opcode, descriptor_sense })
+        Ok(Call { command, opcode, descriptor_sense })
     }
 
     fn dispatch(&mut self, call: &Call<'_>, answer: &mut Vec<u8>) -> Result<Begun, Refusal> {
@@ -308,8 +308,8 @@ impl LogicalUnit {
             Op::PersistentReserveIn => self.persistent_reserve_in(call, answer),
             Op::PersistentReserveOut => self.persistent_reserve_out(call),
             Op::ReportLuns => {
-                report::luns(cdb, call.request.luns, answer)?;
-                if let Some(one) = self.nexus_mut(call.request.nexus) {
+                report::luns(cdb, call.command.luns, answer)?;
+                if let Some(one) = self.nexus_mut(call.command.nexus) {
                     one.forget(Asc::LUNS_CHANGED);
                 }
                 call.answered(u64::from(cdb.u32(6)), answer)
@@ -341,11 +341,11 @@ impl LogicalUnit {
     /// REQUEST SENSE: a unit attention as data, else that the unit is stopped, else nothing (SPC-4 §6.39).
     fn request_sense(&mut self, call: &Call<'_>, answer: &mut Vec<u8>) -> Result<Begun, Refusal> {
         let allocation = u64::from(call.cdb().u8(4));
-        if allocation > call.request.data_in_len {
+        if allocation > call.command.data_in_len {
             // Before anything is taken that could not be told.
             return Err(Refusal::Overrun);
         }
-        let attention = self.nexus_mut(call.request.nexus).and_then(NexusState::take_attention);
+        let attention = self.nexus_mut(call.command.nexus).and_then(NexusState::take_attention);
         let sense = match attention {
             Some(asc) => Sense::attention(asc),
             None if self.is_stopped => Sense::new(SenseKey::NotReady, Asc::INITIALIZING_COMMAND_REQUIRED),
@@ -377,10 +377,11 @@ impl LogicalUnit {
         let list = call.parameters(len, &mut room)?;
         let after = mode_select(cdb, list, &self.mode, self.medium())?;
         let before = std::mem::replace(&mut self.mode, after);
-        if before != after {
-            self.attend(Asc::MODE_PARAMETERS_CHANGED, Some(call.request.nexus));
+        let changed = (before != after).then_some(Asc::MODE_PARAMETERS_CHANGED);
+        if let Some(asc) = changed {
+            self.attend(asc, Some(call.command.nexus));
         }
-        let good = call.sent(len as u64);
+        let good = Reply { changed, ..call.sent(len as u64) };
         if before.write_cache && !after.write_cache {
             return Ok(Begun::Task(self.flush(good)));
         }
@@ -404,10 +405,10 @@ impl LogicalUnit {
 
     fn reserve(&mut self, call: &Call<'_>) -> Result<Begun, Refusal> {
         if self.legacy_reservation(call)? {
-            if self.reserved_by.is_some_and(|holder| holder != call.request.nexus) {
+            if self.reserved_by.is_some_and(|holder| holder != call.command.nexus) {
                 return Err(Refusal::Conflict);
             }
-            self.reserved_by = Some(call.request.nexus);
+            self.reserved_by = Some(call.command.nexus);
         }
         Ok(Begun::Done(call.good()))
     }
@@ -415,7 +416,7 @@ impl LogicalUnit {
     /// RELEASE of one who holds nothing is GOOD and changes nothing.
     fn release(&mut self, call: &Call<'_>) -> Result<Begun, Refusal> {
         if self.legacy_reservation(call)? {
-            self.reserved_by = self.reserved_by.filter(|&holder| holder != call.request.nexus);
+            self.reserved_by = self.reserved_by.filter(|&holder| holder != call.command.nexus);
         }
         Ok(Begun::Done(call.good()))
     }
@@ -432,14 +433,14 @@ impl LogicalUnit {
 
     fn prevent_allow(&mut self, call: &Call<'_>) -> Result<Begun, Refusal> {
         let prevents = call.cdb().has(4, 0x01);
-        if let Some(one) = self.nexus_mut(call.request.nexus) {
+        if let Some(one) = self.nexus_mut(call.command.nexus) {
             one.prevents = prevents;
         }
         Ok(Begun::Done(call.good()))
     }
 
     fn initiator(&self, call: &Call<'_>) -> InitiatorId {
-        let one = self.nexuses.iter().find(|one| one.nexus == call.request.nexus);
+        let one = self.nexuses.iter().find(|one| one.nexus == call.command.nexus);
         // `checked` has found the nexus.
         one.map_or(InitiatorId(0), |one| one.initiator)
     }

@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test uses its own part")]
 
 use devices::scsi::{
-    Asc, Begun, Buffers, Cdb, Data, DataOut, Disk, Identity, InitiatorId, LogicalUnit, Nexus, Provisioning,
-    Reply, Request, Reservations, SCRATCH_LEN, Sense, Status, Step, Task,
+    Asc, Begun, Buffers, Cdb, Command, Data, DataOut, Disk, Identity, InitiatorId, LogicalUnit, Nexus,
+    Provisioning, Reply, Reservations, SCRATCH_LEN, Sense, Status, Step, Task,
 };
 use devices::storage::{Extent, Failure, Limits, Outcome, Shape, Work};
 use guestmem::MemSlice;
@@ -89,7 +89,7 @@ impl Rig {
         let pieces: Vec<MemSlice<'_>> = sent.chunks_mut(777).map(MemSlice::from_mut).collect();
         let mut received = vec![0xEE; data_in_len];
         let luns = self.luns.clone();
-        let request = Request {
+        let command = Command {
             nexus: nexus(from),
             cdb: Cdb::new(cdb),
             data_out: DataOut::whole(&pieces),
@@ -97,9 +97,9 @@ impl Rig {
             luns: &luns,
         };
         let mut answer = std::mem::take(&mut self.answer);
-        let reply = match self.unit.begin(&request, &mut answer) {
+        let reply = match self.unit.begin(&command, &mut answer) {
             Begun::Done(reply) => reply,
-            Begun::Task(task) => self.drive(task, &request, &mut answer, &mut received),
+            Begun::Task(task) => self.drive(task, &command, &mut answer, &mut received),
         };
         received[..answer.len()].copy_from_slice(&answer);
         assert!(reply.data_in as usize <= data_in_len && reply.data_out as usize <= data_out.len());
@@ -111,13 +111,13 @@ impl Rig {
     fn drive(
         &mut self,
         mut task: Task,
-        request: &Request<'_>,
+        command: &Command<'_>,
         answer: &mut Vec<u8>,
         received: &mut [u8],
     ) -> Reply {
         let mut scratch = std::mem::take(&mut self.scratch);
         assert!(task.scratch_len() <= scratch.len());
-        let mut buffers = Buffers { data_out: request.data_out, scratch: &mut scratch, answer };
+        let mut buffers = Buffers { data_out: command.data_out, scratch: &mut scratch, answer };
         let mut step = task.start(&mut buffers);
         let reply = loop {
             step = match step {
@@ -127,7 +127,7 @@ impl Rig {
                     task.resume_provisioning(Ok(found), &mut buffers)
                 }
                 Step::Work { work, data } => {
-                    let outcome = self.work(&work, data, request, received, buffers.scratch);
+                    let outcome = self.work(&work, data, command, received, buffers.scratch);
                     self.works.push(work);
                     task.resume(outcome, &mut buffers)
                 }
@@ -142,7 +142,7 @@ impl Rig {
         &mut self,
         work: &Work,
         data: Data,
-        request: &Request<'_>,
+        command: &Command<'_>,
         received: &mut [u8],
         scratch: &mut [u8],
     ) -> Outcome {
@@ -170,7 +170,7 @@ impl Rig {
                 self.map(extent, true);
                 let bytes = &mut self.bytes[range];
                 match data {
-                    Data::Out { offset } => assert_eq!(request.data_out.read(offset, bytes), bytes.len()),
+                    Data::Out { offset } => assert_eq!(command.data_out.read(offset, bytes), bytes.len()),
                     Data::Scratch => bytes.copy_from_slice(&scratch[..bytes.len()]),
                     _ => panic!("a write from {data:?}"),
                 }
