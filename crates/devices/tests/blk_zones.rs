@@ -124,6 +124,18 @@ fn a_long_report_is_written_whole_over_any_buffers() {
 }
 
 #[test]
+fn a_report_has_an_end() {
+    let mut guest = guest();
+    guest.zones = Some(Zones::new(ZoneShape { capacity_sectors: 16 * 5000, ..ZONES }).unwrap());
+    let (_, back) = guest.simple(&request(REPORT, 0, &[]), 64 + 5000 * 64 + 1);
+    assert_eq!((back.status(), u64_at(back.data(), 0), back.written), (OK, 4096, 64 + 4096 * 64));
+    assert!(back.data()[64 + 4096 * 64..].iter().all(|byte| *byte == 0xEE));
+    // The driver goes on behind it.
+    let (_, back) = guest.simple(&request(REPORT, 4096 * 16, &[]), 64 + 5000 * 64 + 1);
+    assert_eq!((u64_at(back.data(), 0), u64_at(back.data(), 64 + 8)), (904, 4096 * 16));
+}
+
+#[test]
 fn an_append_goes_to_the_write_pointer_and_says_so() {
     let (mut guest, mut disk) = (guest(), Disk(vec![0; 72 * 512]));
     for (count, at) in [(2, 16), (1, 18), (4, 19)] {

@@ -45,7 +45,7 @@ const DATA: u64 = 0x4000_0000;
 /// Entries of an indirect table.
 const TABLE: u16 = 64;
 /// Bytes of guest memory for one request.
-pub const SLOT: usize = 64 << 10;
+pub const SLOT: usize = 512 << 10;
 pub const SLOTS: usize = 16;
 /// What lies in guest memory where nobody wrote: between buffers, and in those for the device.
 const UNTOUCHED: u8 = 0xEE;
@@ -189,7 +189,6 @@ impl Guest {
         let slot = self.busy.iter().position(|busy| !busy).expect("there is memory");
         self.busy[slot] = true;
         let base = DATA + (slot * SLOT) as u64;
-        self.fill(base, SLOT);
         let mut at = base + 1;
         let mut place = |len: usize, layout: &mut Layout<'_>| -> Vec<(u64, usize)> {
             let cuts = layout.cuts(len).into_iter();
@@ -203,6 +202,7 @@ impl Guest {
         let readable = place(out.len(), layout);
         let writable = place(room, layout);
         assert!(at <= base + SLOT as u64, "the request fits its memory");
+        self.fill(base, (at - base) as usize);
         let mut rest = out;
         for &(addr, len) in &readable {
             let (now, later) = rest.split_at(len);
