@@ -5,4 +5,5 @@
 
 pub mod blk;
 pub mod net;
+pub mod scsi;
 pub mod storage;
