@@ -46,9 +46,10 @@ impl DeviceQueue {
     /// After a change of the memory map a queue goes on as `new(&new_memory, &setup, old.state())`; it may
     /// have nothing in flight then.
     ///
-    /// With a record of what is in flight ([`QueueSetup::in_flight`]) that says where the ring stands, unless it was never used,
-    /// and the chains recorded are popped again first, in the order in which they were popped before. No other queue may be
-    /// at work on the ring. The driver may wait for a call: give it one.
+    /// With a record of what is in flight ([`QueueSetup::in_flight`]) the chains recorded are popped again first, in the order
+    /// in which they were popped before, and then those that come behind them in the ring. How far the ring is used a split
+    /// ring says itself, for a packed one the record does; `state` counts for a packed ring whose record was never used. No
+    /// other queue may be at work on the ring. The driver may wait for a call: give it one.
     pub fn new(memory: &Arc<GuestMemory>, setup: &QueueSetup, state: RingState) -> Result<Self, SetupFault> {
         let areas = setup.areas(memory)?;
         let ring = if setup.features.packed {

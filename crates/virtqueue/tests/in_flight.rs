@@ -177,6 +177,7 @@ impl Device {
             self.complete(&mut life, count, random).unwrap();
             self.queue.flush();
             world.collect(usize::MAX);
+            assert!(popped > 0 || world.outstanding.is_empty(), "lost: {:?}", world.outstanding);
         }
         assert_eq!(self.queue.detached(), 0);
         assert_eq!(world.driver.free_descriptors(), world.setup.size.get());

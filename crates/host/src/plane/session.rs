@@ -136,7 +136,10 @@ impl<'s> Connection<'s> {
             }
             _ => Protocol::VhostUser(Box::new(Session::new(Offer {
                 features,
-                protocol: ProtocolFeatures::all(),
+                // A network queue finds its place in the ring (ADR 0007).
+                protocol: ProtocolFeatures::all()
+                    - ProtocolFeatures::INFLIGHT_SHMFD
+                    - ProtocolFeatures::GET_VRING_BASE_INFLIGHT,
                 queues_max,
                 // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
                 queue_num: queues_max,
@@ -285,7 +288,7 @@ impl<'s> Connection<'s> {
             Event::Memory { memory, restart } => self.memory(memory, restart),
             Event::QueuesRestart(restart) => self.restart(restart),
             Event::QueueStart(start) => self.start(*start),
-            Event::QueueStop { index } => Outcome::Stopped(self.stop(index)),
+            Event::QueueStop { index, .. } => Outcome::Stopped(self.stop(index)),
             Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
             Event::QueueCall { index, call } => match usable(call) {

@@ -103,7 +103,7 @@ impl Session {
     /// The function stops a ring. Nothing for the host to do if it never ran.
     pub(super) fn stop_queue(&mut self, index: u16) {
         if self.rings.get(usize::from(index)).is_some_and(|ring| !ring.is_stopped()) {
-            self.push(Event::QueueStop { index });
+            self.push(Event::QueueStop { index, drain: true });
         }
     }
 
