@@ -1,4 +1,5 @@
-//! Any bytes and file descriptors from a front-end: a session ends with a named fault or goes on.
+//! Any bytes and file descriptors from a front-end: a session ends with a named fault or goes on, and a ring that starts can
+//! be worked, whatever its memory and its record of what is in flight hold.
 //!
 //! The input is a list of pieces: a byte for the descriptors (low four bits: how many; bits 4-5: which file),
 //! a byte for the piece's length, the piece. Every event is finished at once, by the piece's bits 6-7.
@@ -8,8 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
-use transport::vhost_user::{Offer, Outcome, ProtocolFeatures, Session};
-use virtqueue::{QueueSize, RingState};
+use transport::vhost_user::{Event, Offer, Outcome, ProtocolFeatures, QueueStart, Session};
+use virtqueue::{Burst, DeviceQueue, QueueSize, RingState};
 
 /// No memory, a file of a file system that is not accepted, 2 MiB of memory.
 static FILES: LazyLock<[File; 3]> = LazyLock::new(|| {
@@ -32,6 +33,19 @@ fn session() -> Session {
     })
 }
 
+/// Pops what there is, gives it back, and is gone.
+fn work(session: &Session, start: &QueueStart) {
+    let memory = session.memory();
+    let Ok(mut queue) = DeviceQueue::new(memory, &start.setup, start.state) else { return };
+    let mut burst = Burst::new();
+    if queue.pop(memory, &mut burst, 8).is_ok() {
+        while let Some(chain) = burst.take() {
+            queue.complete(&burst, chain, 0);
+        }
+        queue.flush();
+    }
+}
+
 fn outcome(kind: u8) -> Outcome {
     match kind >> 6 {
         0 | 1 => Outcome::Done,
@@ -52,7 +66,12 @@ fuzz_target!(|input: &[u8]| {
         }
         loop {
             match session.next_event() {
-                Ok(Some(_)) => session.finish(outcome(*kind)),
+                Ok(Some(event)) => {
+                    if let Event::QueueStart(start) = &event {
+                        work(&session, start);
+                    }
+                    session.finish(outcome(*kind));
+                }
                 Ok(None) => break,
                 Err(fault) => {
                     assert!(!fault.to_string().is_empty());

@@ -1,6 +1,6 @@
 //! An owned run of guest memory with atomic words: where rings live.
 
-use crate::{GuestMemory, Mapping, MemSlice};
+use crate::{GuestMemory, Mapping, MemSlice, kill};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -35,8 +35,11 @@ macro_rules! words {
         #[doc = concat!("Stores the `", stringify!($word), "` at `offset`.")]
         #[inline(always)]
         pub fn $store(&self, offset: usize, value: $word, order: Ordering) {
-            // SAFETY: as for the load.
-            unsafe { <$atomic>::from_ptr(self.word::<$word>(offset)) }.store(value, order)
+            let word = self.word::<$word>(offset);
+            if kill::lives() {
+                // SAFETY: as for the load.
+                unsafe { <$atomic>::from_ptr(word) }.store(value, order)
+            }
         }
     };
 }

@@ -25,9 +25,12 @@ mod addr;
 mod area;
 pub mod copy;
 mod kept;
+pub mod kill;
 mod log;
 mod mapping;
 mod memory;
+#[cfg(not(miri))]
+mod shared;
 pub mod sigbus;
 mod slice;
 #[cfg(not(miri))]
@@ -47,6 +50,8 @@ pub use log::DirtyLog;
 pub use mapping::FileId;
 pub use mapping::{ACCEPTED_FILE_SYSTEMS, MapError, Mapping};
 pub use memory::{GuestMemory, Lookup, MemoryFault, REGIONS_MAX, Region, RegionHint};
+#[cfg(not(miri))]
+pub use shared::shared_file;
 pub use slice::{MemSlice, copy_segments, read_segments, total_len, write_segments};
 pub use table::{Entries, MemTable};
 #[cfg(not(miri))]

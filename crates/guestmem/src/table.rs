@@ -1,6 +1,6 @@
 //! Ring entries of equal size, with bounds and alignment settled once instead of at every access.
 
-use crate::MemArea;
+use crate::{MemArea, kill};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -48,8 +48,11 @@ macro_rules! words {
         #[doc = concat!("Stores the `", stringify!($word), "` at byte `at` of entry `index`.")]
         #[inline(always)]
         pub fn $store(self, index: usize, at: usize, value: $word, order: Ordering) {
-            // SAFETY: as for the load.
-            unsafe { <$atomic>::from_ptr(self.word::<$word>(index, at)) }.store(value, order)
+            let word = self.word::<$word>(index, at);
+            if kill::lives() {
+                // SAFETY: as for the load.
+                unsafe { <$atomic>::from_ptr(word) }.store(value, order)
+            }
         }
     };
 }

@@ -41,6 +41,11 @@ pub enum Event {
     QueueStop {
         /// Which ring.
         index: u16,
+        /// Always, but where the front-end takes requests in flight over to another back-end
+        /// (`GET_VRING_BASE_INFLIGHT`): with false they may be left in the record that the ring's setup names, instead of
+        /// being completed. Nothing may go on with them then: what they do on a disk is cancelled or has ended, and neither
+        /// the guest's memory nor the record is touched any more. They are popped again by the next queue on this record.
+        drain: bool,
     },
     /// A running ring is to be served, or only kept.
     QueueEnable {
@@ -198,7 +203,7 @@ pub struct Outgoing {
     pub channel: Channel,
     /// The message, header included.
     pub bytes: Vec<u8>,
-    /// File descriptors that go with its first byte; only vfio-user replies have some.
+    /// File descriptors that go with its first byte; only replies have some.
     pub fds: Vec<Arc<OwnedFd>>,
 }
 

@@ -8,10 +8,10 @@ use crate::in_order::{InOrder, Used};
 use crate::packed::PackedRing;
 use crate::setup::{QueueSetup, QueueSize, RingLog, RingState, SetupFault};
 use crate::split::SplitRing;
-use guestmem::{GuestAddr, GuestMemory, MemSlice};
+use guestmem::{GuestMemory, MemSlice};
 use std::sync::Arc;
 
-enum Ring {
+pub(crate) enum Ring {
     Split(SplitRing),
     Packed(PackedRing),
 }
@@ -21,16 +21,20 @@ enum Ring {
 /// A fault of the driver retires the queue: nothing is popped any more, chains already popped can still be
 /// completed. A reset of the ring (`VIRTIO_F_RING_RESET`) is dropping the queue and making a new one.
 pub struct DeviceQueue {
-    ring: Ring,
-    size: QueueSize,
+    pub(crate) ring: Ring,
+    pub(crate) size: QueueSize,
     fault: Option<DriverFault>,
+    /// Whether it is retired or what it pops is recorded: popping is then not the plain thing.
+    uncommon: bool,
     /// With IN_ORDER: completions that wait for their turn.
     order: Option<InOrder>,
-    log: Option<RingLog>,
-    /// Whether there is an order to keep or a log: completing is then not the plain thing.
+    pub(crate) log: Option<RingLog>,
+    /// Whether there is a log or a record of what is in flight.
+    noted: bool,
+    /// Whether there is an order to keep, or something is noted: completing is then not the plain thing.
     special: bool,
-    setup: QueueSetup,
-    memory: Arc<GuestMemory>,
+    pub(crate) setup: QueueSetup,
+    pub(crate) memory: Arc<GuestMemory>,
     identity: Identity,
     /// Chains detached and not completed.
     detached: u16,
@@ -41,6 +45,11 @@ impl DeviceQueue {
     ///
     /// After a change of the memory map a queue goes on as `new(&new_memory, &setup, old.state())`; it may
     /// have nothing in flight then.
+    ///
+    /// With a record of what is in flight ([`QueueSetup::in_flight`]) the chains recorded are popped again first, in the order
+    /// in which they were popped before, and then those that come behind them in the ring. How far the ring is used a split
+    /// ring says itself, for a packed one the record does; `state` counts for a packed ring whose record was never used. No
+    /// other queue may be at work on the ring. The driver may wait for a call: give it one.
     pub fn new(memory: &Arc<GuestMemory>, setup: &QueueSetup, state: RingState) -> Result<Self, SetupFault> {
         let areas = setup.areas(memory)?;
         let ring = if setup.features.packed {
@@ -52,9 +61,11 @@ impl DeviceQueue {
             ring,
             size: setup.size,
             fault: None,
+            uncommon: setup.in_flight.is_some(),
             order: None,
             log: setup.log.clone(),
-            special: setup.log.is_some() || setup.features.in_order,
+            noted: false,
+            special: false,
             setup: setup.clone(),
             memory: Arc::clone(memory),
             identity: Identity::new(),
@@ -63,6 +74,7 @@ impl DeviceQueue {
         if setup.features.in_order {
             queue.order = Some(InOrder::new(setup.size.get(), queue.sequence()));
         }
+        queue.sort_completions();
         Ok(queue)
     }
 
@@ -98,18 +110,40 @@ impl DeviceQueue {
         burst: &mut Burst<'m>,
         max: usize,
     ) -> Result<usize, DriverFault> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
+        if self.uncommon {
+            return self.pop_uncommon(memory, burst, max);
         }
         let (popped, fault) = match &mut self.ring {
             Ring::Split(ring) => ring.pop(memory, burst, max),
             Ring::Packed(ring) => ring.pop(memory, burst, max),
         };
-        self.fault = fault;
         match fault {
-            Some(fault) if popped == 0 => Err(fault),
-            _ => Ok(popped),
+            Some(fault) => self.retire(fault, popped),
+            None => Ok(popped),
         }
+    }
+
+    #[cold]
+    fn pop_uncommon<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        max: usize,
+    ) -> Result<usize, DriverFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let (popped, fault) = match &mut self.ring {
+            Ring::Split(ring) => ring.pop_noted(memory, burst, max),
+            Ring::Packed(ring) => ring.pop_noted(memory, burst, max),
+        };
+        fault.map_or(Ok(popped), |fault| self.retire(fault, popped))
+    }
+
+    #[cold]
+    fn retire(&mut self, fault: DriverFault, popped: usize) -> Result<usize, DriverFault> {
+        (self.fault, self.uncommon) = (Some(fault), true);
+        if popped == 0 { Err(fault) } else { Ok(popped) }
     }
 
     /// Fills up to `max` of the next buffers, the short way: pops, hands to `write`, and completes each of them in one step, as long
@@ -117,7 +151,7 @@ impl DeviceQueue {
     /// how many bytes it wrote (more than the buffer has are cut off); `None` leaves this buffer in the ring and ends the filling. Returns how many were filled. The driver sees them after [`Self::flush`].
     ///
     /// Fewer than `max`, zero among them, says nothing about the ring: [`Self::pop`] goes on from there, with chains of any kind
-    /// and with faults. While logging, with IN_ORDER (or [`Self::keep_order`]) while older chains are not completed, in a legacy ring
+    /// and with faults. While logging or recording, with IN_ORDER (or [`Self::keep_order`]) while older chains are not completed, in a legacy ring
     /// of big endian, and in a [`Self::readable_only`] queue nothing is filled.
     #[inline]
     pub fn fill<'m>(
@@ -128,7 +162,7 @@ impl DeviceQueue {
     ) -> usize {
         let sequence = self.sequence();
         let is_in_turn = self.order.as_ref().is_none_or(|order| order.is_next(sequence));
-        if self.fault.is_some() || self.log.is_some() || !is_in_turn || self.is_readable_only() {
+        if self.uncommon || self.noted || !is_in_turn || self.is_readable_only() {
             return 0;
         }
         let mut ready = [Ready::NONE; FILL_MAX];
@@ -223,13 +257,13 @@ impl DeviceQueue {
     /// Whether a chain's entry can be written at once although there is an order to keep.
     #[inline(always)]
     fn passes(&mut self, chain: &Chain) -> bool {
-        self.log.is_none() && self.order.as_mut().is_some_and(|order| order.passes(chain.sequence))
+        !self.noted && self.order.as_mut().is_some_and(|order| order.passes(chain.sequence))
     }
 
     /// As [`Self::passes`], for all of `chains`.
     fn all_pass(&mut self, chains: &[Chain]) -> bool {
         let (Some(first), Some(last)) = (chains.first(), chains.last()) else { return true };
-        let order = self.order.as_mut().filter(|_| self.log.is_none());
+        let order = self.order.as_mut().filter(|_| !self.noted);
         order.is_some_and(|order| order.passes_all(first.sequence, last.sequence, chains.len()))
     }
 
@@ -274,12 +308,10 @@ impl DeviceQueue {
         }
         self.detached -= 1;
         let used = Used { id: chain.id, slots: chain.slots, written: written.min(chain.writable_len) };
-        match &mut self.order {
-            Some(order) => {
-                order.insert(chain.sequence, used);
-                self.put_ordered();
-            }
-            None => self.put_used(used),
+        if self.special {
+            self.put_special(chain.sequence, used);
+        } else {
+            self.put_used(used);
         }
         Ok(())
     }
@@ -299,7 +331,7 @@ impl DeviceQueue {
         };
         if self.order.is_none() && is_idle {
             self.order = Some(InOrder::new(self.size.get(), self.sequence()));
-            self.special = true;
+            self.sort_completions();
         }
     }
 
@@ -311,10 +343,10 @@ impl DeviceQueue {
         }
         if let Some(mut order) = self.order.take() {
             while let Some(used) = order.take_any() {
-                self.put_used(used);
+                self.put_noted(used);
             }
         }
-        self.special = self.log.is_some();
+        self.sort_completions();
     }
 
     /// The sequence number of the chain that completions wait for; `None` when none waits.
@@ -333,23 +365,33 @@ impl DeviceQueue {
     #[cold]
     fn complete_special(&mut self, burst: &Burst<'_>, chain: &Chain, used: Used) {
         self.log_buffers(burst, chain, used.written);
-        let Some(order) = &mut self.order else { return self.put_used(used) };
-        order.insert(chain.sequence, used);
-        self.put_ordered();
+        self.put_special(chain.sequence, used);
     }
 
-    /// Writes the entries whose turn it is.
-    fn put_ordered(&mut self) {
+    /// Writes the entry if there is no order to keep, else those whose turn it is.
+    fn put_special(&mut self, sequence: u16, used: Used) {
+        let Some(order) = &mut self.order else { return self.put_noted(used) };
+        order.insert(sequence, used);
         while let Some(used) = self.order.as_mut().and_then(InOrder::take) {
-            self.put_used(used);
+            self.put_noted(used);
+        }
+    }
+
+    fn put_noted(&mut self, used: Used) {
+        if !self.noted {
+            return self.put_used(used);
+        }
+        match &mut self.ring {
+            Ring::Split(ring) => ring.put_noted(used),
+            Ring::Packed(ring) => ring.put_noted(used),
         }
     }
 
     /// Publishes everything completed since the last flush. True: the driver wants a call.
     #[inline]
     pub fn flush(&mut self) -> bool {
-        if self.log.is_some() {
-            return self.flush_logged();
+        if self.noted {
+            return self.flush_noted();
         }
         match &mut self.ring {
             Ring::Split(ring) => ring.publish(),
@@ -360,11 +402,21 @@ impl DeviceQueue {
     /// Whether a pop would find something. A cheap look; a retired queue has nothing.
     #[inline]
     pub fn has_available(&self) -> bool {
-        self.fault.is_none()
-            && match &self.ring {
-                Ring::Split(ring) => ring.has_available(),
-                Ring::Packed(ring) => ring.has_available(),
-            }
+        if self.uncommon && (self.fault.is_some() || self.has_waiting()) {
+            return self.fault.is_none();
+        }
+        match &self.ring {
+            Ring::Split(ring) => ring.has_available(),
+            Ring::Packed(ring) => ring.has_available(),
+        }
+    }
+
+    /// Whether chains that were in flight at the start are to be popped again.
+    fn has_waiting(&self) -> bool {
+        match &self.ring {
+            Ring::Split(ring) => ring.has_waiting(),
+            Ring::Packed(ring) => ring.has_waiting(),
+        }
     }
 
     /// Asks the driver not to kick. A hint: kicks may still come.
@@ -385,10 +437,11 @@ impl DeviceQueue {
             Ring::Packed(ring) => ring.enable_notify(),
         };
         self.log_wish();
-        more && self.fault.is_none()
+        if self.uncommon { self.has_available() } else { more }
     }
 
-    /// Where the ring stands. Complete and flush what is in flight before handing the ring to someone else.
+    /// Where the ring stands. Complete and flush what is in flight before handing the ring to someone else, or hand over the record
+    /// of it, too.
     pub fn state(&self) -> RingState {
         match &self.ring {
             Ring::Split(ring) => ring.state(),
@@ -414,84 +467,19 @@ impl DeviceQueue {
     /// Starts, changes or ends dirty logging.
     pub fn set_log(&mut self, log: Option<RingLog>) {
         self.log = log;
-        self.special = self.log.is_some() || self.order.is_some();
+        self.sort_completions();
+    }
+
+    /// Decides how chains are completed from now on.
+    fn sort_completions(&mut self) {
+        self.noted = self.log.is_some() || self.setup.in_flight.is_some();
+        self.special = self.noted || self.order.is_some();
     }
 
     fn sequence(&self) -> u16 {
         match &self.ring {
             Ring::Split(ring) => ring.sequence(),
             Ring::Packed(ring) => ring.sequence(),
-        }
-    }
-}
-
-/// Dirty logging: rare and off the fast path.
-impl DeviceQueue {
-    #[cold]
-    fn log_buffers(&self, burst: &Burst<'_>, chain: &Chain, written: u32) {
-        let Some(RingLog { log, .. }) = &self.log else { return };
-        let mut left = written as usize;
-        for segment in burst.writable(chain) {
-            let len = segment.len().min(left);
-            if let Some(addr) = self.memory.guest_of_slice(segment) {
-                log.mark(addr, len as u64);
-            }
-            left -= len;
-        }
-    }
-
-    #[cold]
-    fn log_run(&self, run: &MemSlice<'_>) {
-        let Some(RingLog { log, .. }) = &self.log else { return };
-        if let Some(addr) = self.memory.guest_of_slice(run) {
-            log.mark(addr, run.len() as u64);
-        }
-    }
-
-    #[cold]
-    fn flush_logged(&mut self) -> bool {
-        match &mut self.ring {
-            Ring::Split(ring) => {
-                let old = ring.published();
-                let call = ring.publish();
-                if ring.published() != old {
-                    let writes = ring.used_writes(old, ring.published());
-                    self.log_used_ring(&writes);
-                }
-                call
-            }
-            Ring::Packed(ring) => {
-                let call = ring.publish();
-                // Which descriptors were written since the last flush is not kept: the whole ring counts.
-                let bytes = u64::from(self.size.get()) * crate::descriptor::DESCRIPTOR_SIZE as u64;
-                self.log_packed(self.setup.desc, bytes);
-                call
-            }
-        }
-    }
-
-    fn log_wish(&self) {
-        if self.log.is_none() {
-            return;
-        }
-        match &self.ring {
-            Ring::Split(ring) => self.log_used_ring(&[ring.wish_write()]),
-            Ring::Packed(_) => self.log_packed(self.setup.device, 4),
-        }
-    }
-
-    fn log_used_ring(&self, writes: &[(usize, usize)]) {
-        let Some(RingLog { log, used_ring: Some(base) }) = &self.log else { return };
-        for &(offset, len) in writes {
-            if let Some(addr) = base.checked_add(offset as u64) {
-                log.mark(addr, len as u64);
-            }
-        }
-    }
-
-    fn log_packed(&self, addr: GuestAddr, len: u64) {
-        if let Some(RingLog { log, used_ring: Some(_) }) = &self.log {
-            log.mark(addr, len);
         }
     }
 }

@@ -85,7 +85,7 @@ impl DriverQueue {
         let at =
             |offset: usize| base.checked_add(offset as u64).ok_or(SetupFault::AddressOverflow { addr: base });
         let (driver, device) = (at(desc_len)?, at((desc_len + driver_len).next_multiple_of(4))?);
-        let setup = QueueSetup { size, desc: base, driver, device, features, log: None };
+        let setup = QueueSetup { size, desc: base, driver, device, features, log: None, in_flight: None };
         Ok((Self::attach(memory, &setup, indirect)?, setup))
     }
 

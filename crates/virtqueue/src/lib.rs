@@ -17,6 +17,8 @@
 //!
 //! Receive buffers that are one descriptor each are filled without a burst: [`DeviceQueue::fill`].
 //!
+//! A device that completes out of order and is to survive a kill records what is in flight: [`QueueSetup::in_flight`].
+//!
 //! **Limits.** A queue is owned by one thread at a time. Each ring area is one run of guest addresses, in one region or page by page in several. A chain has at
 //! most [`CHAIN_DESCRIPTORS_MAX`] descriptors, indirect ones counted, and in the ring itself never more than
 //! the queue has. One pop walks a few thousand descriptors at most, whatever the driver offers.
@@ -29,7 +31,9 @@ mod driver;
 mod event;
 mod fault;
 mod fill;
+mod in_flight;
 mod in_order;
+mod noted;
 mod packed;
 mod packed_driver;
 mod resume;
@@ -44,5 +48,6 @@ pub use detached::{Detached, ForeignChain};
 pub use device::DeviceQueue;
 pub use driver::{DriverQueue, IndirectArea, QueueFull};
 pub use fault::{DeviceFault, DriverFault};
+pub use in_flight::{InFlightFault, InFlightLog};
 pub use setup::{Endian, QueueSetup, QueueSize, RingArea, RingFeatures, RingLog, RingState, SetupFault};
 pub use walk::{CHAIN_DESCRIPTORS_MAX, SEGMENTS_MAX};

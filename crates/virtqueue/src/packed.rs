@@ -1,10 +1,13 @@
 //! The packed ring, device side (virtio 1.3 §2.8).
 
+mod noted;
+
 use crate::burst::{Burst, Chain};
 use crate::descriptor::{self, AVAIL, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT, USED, WRITE};
 use crate::event::{DESC, DISABLE, ENABLE, PackedEvent};
 use crate::fault::DriverFault;
 use crate::fill::{self, Ready};
+use crate::in_flight::PackedRecord;
 use crate::in_order::Used;
 use crate::setup::{Areas, DescriptorEntries, Descriptors, QueueSetup, RingState, SetupFault};
 use crate::walk::{self, CHAIN_DESCRIPTORS_MAX, Hints, SEGMENTS_PER_POP, Walk};
@@ -106,6 +109,8 @@ pub(crate) struct PackedRing {
     /// The word about kicks that the driver sees, once one was stored.
     wish: Option<u32>,
     pub(crate) hints: Hints,
+    /// What is in flight, where that is recorded.
+    record: Option<Box<PackedRecord>>,
 }
 
 impl PackedRing {
@@ -121,7 +126,13 @@ impl PackedRing {
         } else {
             (avail.index <= used.index).then(|| size - used.index + avail.index)
         };
-        let in_flight = in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?;
+        let mut in_flight = in_flight.ok_or(SetupFault::StateIndex { index: state.used, size })?;
+        let (mut record, mut avail, mut used) = (None, avail, used);
+        if let Some(log) = &setup.in_flight {
+            let (recovered, position) = PackedRecord::recover(log, &areas.desc, state)?;
+            record = Some(Box::new(recovered));
+            (avail, used, in_flight) = (position, position, 0);
+        }
         Ok(Self {
             desc: areas.desc,
             driver_event: areas.driver,
@@ -137,16 +148,14 @@ impl PackedRing {
             popped: 0,
             wish: None,
             hints: Hints::default(),
+            record,
         })
     }
 
     pub(crate) fn state(&self) -> RingState {
-        RingState {
-            avail: self.next.position.index,
-            avail_wrap: self.next.position.wrap,
-            used: self.used.index,
-            used_wrap: self.used.wrap,
-        }
+        let waiting = self.record.as_ref().map_or(0, |record| record.waiting_slots());
+        let Position { index, wrap } = self.next.position.forward(waiting, self.size);
+        RingState { avail: index, avail_wrap: wrap, used: self.used.index, used_wrap: self.used.wrap }
     }
 
     #[inline(always)]
@@ -317,6 +326,9 @@ impl PackedRing {
             in_flight: in_flight - chain.slots,
             sequence: previous,
         };
+        if let Some(record) = &mut self.record {
+            record.unpop(chain.id, chain.slots);
+        }
     }
 
     /// Writes a used descriptor; the driver sees it after [`Self::publish`].
@@ -382,6 +394,12 @@ impl PackedRing {
         let Some(Held { index, word }) = self.held.take() else { return false };
         // Release: the other used descriptors, and what was written into the buffers, come first.
         self.desc.store_u64(index, 8, word, Ordering::Release);
+        self.wants_call()
+    }
+
+    /// Whether the driver wants a call for the descriptors that came out since it was asked last.
+    #[inline(always)]
+    fn wants_call(&mut self) -> bool {
         let added = std::mem::take(&mut self.added);
         // The descriptors must be out before the driver's wish is read; the driver does it the other way
         // round, so one of the two sees the other (virtio 1.3 §2.8.22.1).

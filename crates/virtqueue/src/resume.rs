@@ -30,9 +30,12 @@ impl RingState {
     /// The device that vanished must have been a [`DeviceQueue`](crate::DeviceQueue) that completed chains in
     /// the order in which it popped them. One that leaves the other descriptors of longer chains as they
     /// were (most do) may be misread after such chains.
+    ///
+    /// With a record of what is in flight ([`QueueSetup::in_flight`]) the ring is not asked, and left alone: the record
+    /// tells when the queue is made.
     pub fn resume_packed(memory: &Arc<GuestMemory>, setup: &QueueSetup) -> Result<Option<Self>, SetupFault> {
         let areas = setup.areas(memory)?;
-        if !setup.features.packed {
+        if !setup.features.packed || setup.in_flight.is_some() {
             return Ok(None);
         }
         let ring = Snapshot::take(&areas.desc, setup.size.get());

@@ -1,6 +1,7 @@
 //! What a queue is made of before it runs: size, areas, features, position.
 
 use crate::descriptor::DESCRIPTOR_SIZE;
+use crate::in_flight::{InFlightFault, InFlightLog};
 use guestmem::{DirtyLog, Entries, GuestAddr, GuestMemory, MemArea, MemTable};
 use std::fmt;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub struct QueueSetup {
     pub features: RingFeatures,
     /// Dirty logging, while a migration runs.
     pub log: Option<RingLog>,
+    /// Where the chains in flight are recorded, for a device that completes out of order and is to survive a kill.
+    pub in_flight: Option<InFlightLog>,
 }
 
 /// One of the three parts of a ring.
@@ -166,6 +169,9 @@ pub enum SetupFault {
         /// Entries.
         size: u16,
     },
+    /// The record of the chains in flight.
+    #[error("the record of chains in flight: {0}")]
+    InFlight(#[from] InFlightFault),
 }
 
 /// Lengths of the three areas, in bytes.
@@ -215,7 +221,7 @@ impl QueueSetup {
         // Relative to the base: the layout is counted in pages from there.
         let used = (end.0 - base.0).next_multiple_of(u64::from(align));
         let device = base.checked_add(used).ok_or(overflow)?;
-        Ok(Self { size, desc: base, driver, device, features, log: None })
+        Ok(Self { size, desc: base, driver, device, features, log: None, in_flight: None })
     }
 
     /// Whether a queue of this setup can run on `memory`: sizes, alignments, and every area inside the memory, as [`GuestMemory::area`] has it.
@@ -338,7 +344,8 @@ impl RingState {
     }
 
     /// The state of a split ring whose device vanished without `GET_VRING_BASE`: goes on at the used index
-    /// found in the ring, so chains that were popped and never completed are popped again.
+    /// found in the ring, so chains that were popped and never completed are popped again. Those that were completed out of
+    /// order are left out if the setup has a record of what is in flight ([`QueueSetup::in_flight`]).
     pub fn resume_split(memory: &Arc<GuestMemory>, setup: &QueueSetup) -> Result<Self, SetupFault> {
         let word = setup.areas(memory)?.device.load_u16(2, Ordering::Acquire);
         let used = host_u16(word, setup.features.endian == Endian::Big);
@@ -408,6 +415,7 @@ mod tests {
             device: GuestAddr(0x3000),
             features: RingFeatures::default(),
             log: None,
+            in_flight: None,
         };
         assert!(good.areas(&memory).is_ok());
         let fault = |change: &dyn Fn(&mut QueueSetup)| {

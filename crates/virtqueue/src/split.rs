@@ -1,10 +1,13 @@
 //! The split ring, device side (virtio 1.3 §2.7).
 
+mod noted;
+
 use crate::burst::{Burst, Chain};
 use crate::descriptor::{self, Descriptor, INDIRECT, NEXT};
 use crate::event::{self, NO_INTERRUPT, NO_NOTIFY};
 use crate::fault::DriverFault;
 use crate::fill::{self, Ready};
+use crate::in_flight::SplitRecord;
 use crate::in_order::Used;
 use crate::setup::{
     Areas, AvailEntries, Descriptors, Endian, QueueSetup, RingState, SetupFault, UsedEntries, host_u16,
@@ -44,6 +47,8 @@ pub(crate) struct SplitRing {
     /// Whether a call was decided upon since the start; the first flush always calls.
     called: bool,
     pub(crate) hints: Hints,
+    /// What is in flight, where that is recorded.
+    record: Option<Box<SplitRecord>>,
 }
 
 impl SplitRing {
@@ -55,7 +60,12 @@ impl SplitRing {
         // out would hand the driver a stale one.
         let in_ring = host_u16(used.load_u16(INDEX, Ordering::Acquire), big);
         let lost = state.avail.wrapping_sub(in_ring);
-        let next_used = if lost <= setup.size.get() { in_ring } else { state.used };
+        let mut next_used = if lost <= setup.size.get() { in_ring } else { state.used };
+        let (mut record, mut next_avail) = (None, state.avail);
+        if let Some(log) = &setup.in_flight {
+            record = Some(Box::new(SplitRecord::recover(log, setup.size.get(), in_ring)?));
+            (next_used, next_avail) = (in_ring, in_ring);
+        }
         Ok(Self {
             desc,
             avail,
@@ -67,17 +77,20 @@ impl SplitRing {
             event_idx: setup.features.event_idx,
             in_order: setup.features.in_order,
             big,
-            next_avail: state.avail,
-            seen_avail: state.avail,
+            next_avail,
+            seen_avail: next_avail,
             next_used,
             published: next_used,
             called: false,
             hints: Hints::default(),
+            record,
         })
     }
 
     pub(crate) fn state(&self) -> RingState {
-        RingState { avail: self.next_avail, used: self.next_used, ..RingState::default() }
+        let waiting = self.record.as_ref().map_or(0, |record| record.waiting().len() as u16);
+        let avail = self.next_avail.wrapping_add(waiting);
+        RingState { avail, used: self.next_used, ..RingState::default() }
     }
 
     #[inline(always)]
@@ -275,6 +288,9 @@ impl SplitRing {
         let previous = self.next_avail.wrapping_sub(1);
         assert!(chain.sequence == previous, "unpop of a chain that was not popped last");
         self.next_avail = previous;
+        if let Some(record) = &mut self.record {
+            record.unpop(chain.id);
+        }
     }
 
     /// Writes a used entry; the driver sees it after [`Self::publish`].

@@ -98,6 +98,7 @@ fn every_write_is_logged() {
             device: GuestAddr(0x2000),
             features,
             log: None,
+            in_flight: None,
         };
         let mut driver = DriverQueue::attach(&memory, &setup, None).unwrap();
         // The used ring is logged elsewhere, as a front-end may ask.

@@ -81,11 +81,14 @@ struct RelayedEnd {
 }
 
 impl Protocol {
-    /// A front-end of vhost-user's session.
-    pub(super) fn vhost_user(features: u64, queues: u16, device_config: &[u8]) -> Self {
+    /// A front-end of vhost-user's session. `records`: the device records what is in flight (a network queue finds its place in the
+    /// ring, ADR 0007).
+    pub(super) fn vhost_user(features: u64, queues: u16, device_config: &[u8], records: bool) -> Self {
+        let for_records = ProtocolFeatures::INFLIGHT_SHMFD | ProtocolFeatures::GET_VRING_BASE_INFLIGHT;
+        let unused = if records { ProtocolFeatures::empty() } else { for_records };
         Self::VhostUser(Box::new(vhost_user::Session::new(vhost_user::Offer {
             features,
-            protocol: ProtocolFeatures::all(),
+            protocol: ProtocolFeatures::all() - unused,
             queues_max: queues,
             // Cloud Hypervisor compares its number of rings with the answer, QEMU its number of pairs: rings it is.
             queue_num: queues,
@@ -307,9 +310,9 @@ impl Function {
                         continue;
                     }
                 },
-                Event::QueueStop { index } => {
+                Event::QueueStop { index, drain } => {
                     self.relayed.get_mut(usize::from(index)).into_iter().for_each(|end| *end = None);
-                    return Ok(Some(Event::QueueStop { index }));
+                    return Ok(Some(Event::QueueStop { index, drain }));
                 }
                 Event::Interrupt(eventfd) => self.raise(Some(eventfd)),
                 Event::Resample(fd) => self.resample = fd.filter(|fd| accept_eventfd(fd)),

@@ -67,7 +67,7 @@ impl Serving {
         let protocol = match &port.attach {
             Attach::VfioUser { function, .. } => Function::for_network(function, features, queues, &bytes)
                 .map(|function| Protocol::VfioUser(Box::new(function))),
-            _ => Ok(Protocol::vhost_user(features, queues, &bytes)),
+            _ => Ok(Protocol::vhost_user(features, queues, &bytes, false)),
         };
         let mut connection = Connection::new(self, guest, config);
         let end = match protocol {
@@ -109,7 +109,7 @@ impl Device for Connection<'_> {
             Event::Memory { memory, restart } => self.memory(memory, restart),
             Event::QueuesRestart(restart) => self.restart(restart),
             Event::QueueStart(start) => self.start(protocol, *start),
-            Event::QueueStop { index } => Outcome::Stopped(self.stop(index)),
+            Event::QueueStop { index, .. } => Outcome::Stopped(self.stop(index)),
             Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
             Event::QueueCall { index, call } => match usable(call) {

@@ -163,7 +163,7 @@ impl Registers {
         if self.used == Used::Legacy {
             return Some(QueueSetup::contiguous_legacy(queue.size, desc, LEGACY_ALIGN, features));
         }
-        Some(Ok(QueueSetup { size: queue.size, desc, driver, device, features, log: None }))
+        Some(Ok(QueueSetup { size: queue.size, desc, driver, device, features, log: None, in_flight: None }))
     }
 
     /// The effect taken last is carried out, or refused.

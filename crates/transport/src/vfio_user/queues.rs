@@ -128,7 +128,7 @@ impl Session {
         if self.end_relay(index) && !legacy {
             self.draining = Some(index);
         } else {
-            self.push(Event::QueueStop { index });
+            self.push(Event::QueueStop { index, drain: true });
         }
     }
 

@@ -130,7 +130,7 @@ impl Session {
         }
         if is_quiet && self.draining == Some(index) {
             self.draining = None;
-            self.push(Event::QueueStop { index });
+            self.push(Event::QueueStop { index, drain: true });
         }
         self.go_on_relay(index);
     }

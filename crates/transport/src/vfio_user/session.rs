@@ -157,7 +157,7 @@ impl Session {
             if let Some(event) = self.events.pop_front() {
                 self.in_hand = Some(match &event {
                     Event::QueueStart(start) => InHand::Start(start.index),
-                    Event::QueueStop { index } => InHand::Stop(*index),
+                    Event::QueueStop { index, .. } => InHand::Stop(*index),
                     _ => InHand::Other,
                 });
                 return Ok(Some(event));

@@ -94,6 +94,18 @@ pub enum FrontendFault {
     ConfigRange { request: Request, offset: u32, size: u32, given: usize },
     #[error("SET_CONFIG: flags {flags:#x}; accepted are 0 and 1")]
     ConfigFlags { flags: u32 },
+    #[error("{request}: {queues} queues; accepted are 1 to {most}")]
+    InFlightQueues { request: Request, queues: u16, most: u16 },
+    #[error("{request}: queues of {size} entries; accepted are 1 to {most}")]
+    InFlightQueueSize { request: Request, size: u16, most: u16 },
+    #[error("SET_INFLIGHT_FD: {size:#x} bytes; accepted are {need:#x} or more for its queues")]
+    InFlightSize { size: u64, need: u64 },
+    #[error("SET_INFLIGHT_FD: rings run; accepted only while all are stopped")]
+    InFlightWhileRunning,
+    #[error(
+        "ring {index} has {size} entries; accepted are at most {most}, as many as SET_INFLIGHT_FD said of a queue"
+    )]
+    InFlightRing { index: u16, size: u16, most: u16 },
     #[error("NET_SET_MTU: {mtu}; accepted are 68 to 65535")]
     Mtu { mtu: u64 },
     #[error("SET_STATUS: {status:#x}; accepted are 8 bits")]
@@ -136,6 +148,11 @@ impl FrontendFault {
             Self::RegionUnknown { .. } => "region-unknown",
             Self::ConfigRange { .. } => "config-range",
             Self::ConfigFlags { .. } => "config-flags",
+            Self::InFlightQueues { .. } => "in-flight-queues",
+            Self::InFlightQueueSize { .. } => "in-flight-queue-size",
+            Self::InFlightSize { .. } => "in-flight-size",
+            Self::InFlightWhileRunning => "in-flight-while-running",
+            Self::InFlightRing { .. } => "in-flight-ring",
             Self::Mtu { .. } => "mtu",
             Self::Status { .. } => "status",
         }

@@ -41,12 +41,18 @@ bitflags! {
         /// `GET_CONFIG`, `SET_CONFIG`, `CONFIG_CHANGE`. For devices whose configuration the front-end reads
         /// from the back-end: QEMU warns if virtio-net offers it.
         const CONFIG = 1 << 9;
+        /// `GET_INFLIGHT_FD`, `SET_INFLIGHT_FD`: what is in flight is recorded in memory that outlives this back-end. For
+        /// devices that complete out of order.
+        const INFLIGHT_SHMFD = 1 << 12;
         /// `RESET_DEVICE`.
         const RESET_DEVICE = 1 << 13;
         /// Regions come and go one by one, up to [`MEM_SLOTS_MAX`](super::MEM_SLOTS_MAX).
         const CONFIGURE_MEM_SLOTS = 1 << 15;
         /// `SET_STATUS`, `GET_STATUS`.
         const STATUS = 1 << 16;
+        /// A ring may be stopped with requests in flight that are recorded and not completed: see
+        /// [`Event::QueueStop`](super::Event::QueueStop). Offered together with `INFLIGHT_SHMFD` only.
+        const GET_VRING_BASE_INFLIGHT = 1 << 20;
     }
 }
 

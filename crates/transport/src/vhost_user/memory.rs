@@ -14,11 +14,12 @@ use std::sync::{Arc, Weak};
 /// Regions that `ADD_MEM_REG` may build up: what QEMU asks for on x86.
 pub const MEM_SLOTS_MAX: usize = 509;
 
-/// Bytes that one session may have mapped at once: regions, those of earlier tables that are still held, and
-/// dirty logs. All sessions share 128 TiB of addresses, and a sparse file costs a front-end nothing.
+/// Bytes that one session may have mapped at once: regions, those of earlier tables that are still held, dirty
+/// logs and records of what is in flight. All sessions share 128 TiB of addresses, and a sparse file costs a front-end nothing.
 pub const MAPPED_MAX: u64 = 4 << 40;
 
-/// Mappings that one session may hold at once: a table, its successor and two logs. All sessions share what
+/// Mappings that one session may hold at once: a table, its successor, and two of dirty logs or
+/// of records of what is in flight. All sessions share what
 /// the kernel allows (`vm.max_map_count`, by default 65,530).
 pub const MAPPINGS_MAX: usize = 2 * (MEM_SLOTS_MAX + 1);
 
@@ -136,6 +137,17 @@ impl RegionTable {
         let mut regions = self.regions.clone();
         regions.remove(at);
         self.adopt(Request::RemMemReg, regions)
+    }
+
+    /// Maps bytes of a file, which count as the session's.
+    pub(super) fn map(
+        &mut self,
+        request: Request,
+        fd: impl AsFd,
+        offset: u64,
+        len: u64,
+    ) -> Result<Arc<Mapping>, FrontendFault> {
+        self.mapped.map(request, fd, offset, len)
     }
 
     /// `SET_LOG_BASE`: maps the dirty bitmap.

@@ -3,6 +3,7 @@
 //! A message is a header of 12 bytes (request, flags, payload size; each a `u32` in this machine's byte order)
 //! and a payload. What each request may carry stands in one table, [`SHAPES`].
 
+use super::in_flight::{DESCRIPTION_SIZE, DESCRIPTION_SIZE_PADDED};
 use super::{FrontendFault, ProtocolFeatures};
 use std::fmt;
 
@@ -79,6 +80,7 @@ const VRING_ADDR: (usize, usize) = (40, 40);
 const LOG: (usize, usize) = (16, 16);
 const MEM_TABLE: (usize, usize) = (8, PAYLOAD_MAX);
 const MEM_REGION: (usize, usize) = (8 + REGION_SIZE, 8 + REGION_SIZE);
+const INFLIGHT: (usize, usize) = (DESCRIPTION_SIZE, DESCRIPTION_SIZE_PADDED);
 const CONFIG: (usize, usize) = (CONFIG_HEADER_SIZE, CONFIG_HEADER_SIZE + CONFIG_SIZE_MAX);
 
 impl ProtocolFeatures {
@@ -110,6 +112,8 @@ requests! {
     SetBackendReqFd = 21 "SET_BACKEND_REQ_FD", payload EMPTY, fds ONE_FD, needs BACKEND_REQ;
     GetConfig = 24 "GET_CONFIG", payload CONFIG, fds NOTHING, needs CONFIG;
     SetConfig = 25 "SET_CONFIG", payload CONFIG, fds NOTHING, needs CONFIG;
+    GetInflightFd = 31 "GET_INFLIGHT_FD", payload INFLIGHT, fds NOTHING, needs INFLIGHT_SHMFD;
+    SetInflightFd = 32 "SET_INFLIGHT_FD", payload INFLIGHT, fds ONE_FD, needs INFLIGHT_SHMFD;
     ResetDevice = 34 "RESET_DEVICE", payload EMPTY, fds NOTHING, needs RESET_DEVICE;
     GetMaxMemSlots = 36 "GET_MAX_MEM_SLOTS", payload EMPTY, fds NOTHING, needs CONFIGURE_MEM_SLOTS;
     AddMemReg = 37 "ADD_MEM_REG", payload MEM_REGION, fds ONE_FD, needs CONFIGURE_MEM_SLOTS;
@@ -130,6 +134,7 @@ impl Request {
                 | GetVringBase
                 | SetLogBase
                 | GetConfig
+                | GetInflightFd
                 | GetMaxMemSlots
                 | GetStatus
         )
@@ -194,6 +199,10 @@ fn emit(id: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
+    pub(super) fn u16(&mut self) -> u16 {
+        u16::from_ne_bytes(self.take())
+    }
+
     pub(super) fn u32(&mut self) -> u32 {
         u32::from_ne_bytes(self.take())
     }
@@ -287,8 +296,8 @@ mod tests {
             assert_eq!(header(1, flags, 0).unwrap_err(), FrontendFault::HeaderFlags { id: 1, flags });
         }
         // Among them everything whose protocol feature is never offered: IOTLB, endianness, crypto, postcopy,
-        // in-flight, GPU socket, in-band kick, shared objects, device state.
-        for id in [0, 22, 23, 26, 27, 28, 29, 30, 31, 32, 33, 35, 41, 42, 43, 44, 45, u32::MAX] {
+        // GPU socket, in-band kick, shared objects, device state.
+        for id in [0, 22, 23, 26, 27, 28, 29, 30, 33, 35, 41, 42, 43, 44, 45, u32::MAX] {
             assert_eq!(header(id, 0x1, 0).unwrap_err(), FrontendFault::UnknownRequest { id });
         }
     }

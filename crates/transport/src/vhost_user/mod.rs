@@ -25,6 +25,9 @@
 //!   the host takes the ring's state, makes the queue anew with it, and nothing is lost. A ring whose memory
 //!   went away is suspended (setup `None`) until a later memory map covers it again.
 //!
+//! * **What is in flight.** With `INFLIGHT_SHMFD` the front-end gets memory for the records of all rings and brings
+//!   it back before it starts them, after our end too; each ring's setup names its own record then.
+//!
 //! Whatever the front-end sends wrongly is a [`FrontendFault`]; after the first one the session only repeats
 //! it, and the host closes the connection.
 //!
@@ -60,6 +63,7 @@
 mod fault;
 pub mod features;
 mod framing;
+mod in_flight;
 mod memory;
 mod message;
 mod negotiation;

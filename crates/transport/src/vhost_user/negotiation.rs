@@ -104,12 +104,14 @@ impl Session {
         Ok(())
     }
 
-    /// Rings stop and are forgotten, features are to be negotiated anew; memory, protocol features and the
+    /// Rings stop and are forgotten with what was in flight, features are to be negotiated anew; memory, protocol features and the
     /// channel stay, as the back-end stays the owner of the device.
     pub(super) fn reset_device(&mut self) {
         self.rings.reset_all();
         self.acknowledged = None;
         self.status = 0;
+        // What was in flight is no more: the front-end is to ask for new memory.
+        self.in_flight = None;
         self.push(Event::ResetDevice);
     }
 

@@ -1,6 +1,7 @@
 //! What the front-end said about each ring, and whether the ring runs.
 
 use super::features::{F_PROTOCOL_FEATURES, ring_features};
+use super::in_flight::InFlightMemory;
 use super::message::{Fields, VringState};
 use super::{FrontendFault, Request};
 use crate::event::{QueueRestart, QueueStart};
@@ -52,6 +53,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) features: u64,
     /// The dirty log while `LOG_ALL` is acknowledged.
     pub(super) log: Option<&'a DirtyLog>,
+    /// Where rings record what is in flight.
+    pub(super) in_flight: Option<&'a InFlightMemory>,
 }
 
 /// ```text
@@ -175,6 +178,10 @@ impl Ring {
         let (driver_len, driver_align, device_len) =
             if features.packed { (4, 4, 4) } else { (4 + 2 * entries + event, 2, 4 + 8 * entries + event) };
         let log = around.log.map(|log| RingLog { log: log.clone(), used_ring: at.log_used });
+        let in_flight = match around.in_flight {
+            Some(memory) => memory.log(index, size, features.packed)?,
+            None => None,
+        };
         Ok(Some(QueueSetup {
             size,
             desc: place.guest(RingArea::Descriptor, at.desc, 16 * entries, 16)?,
@@ -182,6 +189,7 @@ impl Ring {
             device: place.guest(RingArea::Device, at.device, device_len, 4)?,
             features,
             log,
+            in_flight,
         }))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, TRANSPORT_BITS};
 use super::framing::{Inbox, Message};
+use super::in_flight::InFlightMemory;
 use super::memory::RegionTable;
 use super::message::{BACKEND_CONFIG_CHANGE, VringState, emit_backend_request, emit_reply};
 use super::rings::{QUEUES_MAX, RingAddresses, Rings, Surroundings};
@@ -22,7 +23,8 @@ pub struct Offer {
     /// Device and ring feature bits. The session adds the transport's own: `PROTOCOL_FEATURES`, and
     /// `LOG_ALL` when `LOG_SHMFD` is in `protocol`.
     pub features: u64,
-    /// Protocol features; a device without a configuration to read leaves `CONFIG` out.
+    /// Protocol features; a device without a configuration to read leaves `CONFIG` out, one that completes in order or may
+    /// lose requests `INFLIGHT_SHMFD`, one that always completes what it popped `GET_VRING_BASE_INFLIGHT`.
     pub protocol: ProtocolFeatures,
     /// Rings of the device, 1 to [`QUEUES_MAX`].
     pub queues_max: u16,
@@ -75,8 +77,9 @@ pub struct Session {
     pub(super) has_backend_channel: bool,
     config_change_waits: bool,
     pub(super) rings: Rings,
-    regions: RegionTable,
+    pub(super) regions: RegionTable,
     log: Option<DirtyLog>,
+    pub(super) in_flight: Option<InFlightMemory>,
 }
 
 impl Session {
@@ -87,6 +90,9 @@ impl Session {
         offer.queues_max = offer.queues_max.clamp(1, QUEUES_MAX);
         offer.protocol &= ProtocolFeatures::all();
         offer.features = (offer.features & !TRANSPORT_BITS) | F_PROTOCOL_FEATURES;
+        if !offer.protocol.contains(ProtocolFeatures::INFLIGHT_SHMFD) {
+            offer.protocol -= ProtocolFeatures::GET_VRING_BASE_INFLIGHT;
+        }
         if offer.protocol.contains(ProtocolFeatures::LOG_SHMFD) {
             offer.features |= F_LOG_ALL;
         }
@@ -107,6 +113,7 @@ impl Session {
             config_change_waits: false,
             regions: RegionTable::default(),
             log: None,
+            in_flight: None,
         }
     }
 
@@ -136,7 +143,7 @@ impl Session {
             if let Some(event) = self.events.pop_front() {
                 self.in_hand = Some(match &event {
                     Event::QueueStart(start) => InHand::Start(start.index),
-                    Event::QueueStop { index } => InHand::Stop(*index),
+                    Event::QueueStop { index, .. } => InHand::Stop(*index),
                     _ => InHand::Other,
                 });
                 return Ok(Some(event));
@@ -239,7 +246,8 @@ impl Session {
     fn around(&mut self) -> (&mut Rings, Surroundings<'_>) {
         let features = self.acknowledged.unwrap_or(0);
         let log = self.log.as_ref().filter(|_| features & F_LOG_ALL != 0);
-        (&mut self.rings, Surroundings { memory: self.regions.memory(), features, log })
+        let in_flight = self.in_flight.as_ref();
+        (&mut self.rings, Surroundings { memory: self.regions.memory(), features, log, in_flight })
     }
 
     pub(super) fn push(&mut self, event: Event) {
@@ -248,8 +256,13 @@ impl Session {
 
     /// Queues a reply with this payload.
     pub(super) fn reply(&mut self, request: Request, payload: &[u8]) {
+        self.reply_with(request, payload, Vec::new());
+    }
+
+    /// As [`Self::reply`], with file descriptors.
+    pub(super) fn reply_with(&mut self, request: Request, payload: &[u8], fds: Vec<Arc<OwnedFd>>) {
         let bytes = emit_reply(request, payload);
-        self.outgoing.push_back(Outgoing { channel: Channel::Main, bytes, fds: Vec::new() });
+        self.outgoing.push_back(Outgoing { channel: Channel::Main, bytes, fds });
     }
 
     /// Queues the reply that is due after the request's events.
@@ -307,6 +320,8 @@ impl Session {
             Request::SetBackendReqFd => self.set_backend_req_fd(message),
             Request::GetConfig => return self.get_config(&message),
             Request::SetConfig => return self.set_config_space(&message),
+            Request::GetInflightFd => return self.get_inflight_fd(&message),
+            Request::SetInflightFd => return self.set_inflight_fd(&message),
             Request::ResetDevice => self.reset_device(),
             Request::GetMaxMemSlots => self.get_max_mem_slots(),
             Request::AddMemReg => return self.add_mem_reg(&message),
@@ -411,7 +426,10 @@ impl Session {
         }
         self.due = Due::VringBase { index };
         if runs {
-            self.push(Event::QueueStop { index });
+            let may_leave = ProtocolFeatures::INFLIGHT_SHMFD | ProtocolFeatures::GET_VRING_BASE_INFLIGHT;
+            let is_recorded = self.in_flight.as_ref().is_some_and(|memory| memory.has(index));
+            let drain = !(is_recorded && self.protocol.contains(may_leave));
+            self.push(Event::QueueStop { index, drain });
         }
         Ok(())
     }

@@ -300,7 +300,7 @@ pub(crate) fn name(event: &Event) -> String {
     let name = text.split([' ', '(', '{']).next().unwrap().to_string();
     match event {
         Event::QueueStart(start) => format!("{name} {}", start.index),
-        Event::QueueStop { index }
+        Event::QueueStop { index, .. }
         | Event::QueueEnable { index, .. }
         | Event::QueueCall { index, .. }
         | Event::QueueKicked { index }

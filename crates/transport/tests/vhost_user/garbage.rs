@@ -37,6 +37,9 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
             mem_table(&regions.iter().map(|(at, len)| region(at * MIB, len * MIB)).collect::<Vec<_>>())
         }),
         2 => (0..16u64, 0..3u64).prop_map(|(at, len)| mem_reg(region(at * MIB, len * MIB))),
+        2 => (0..3u64, 0..5u32, 0..300u32).prop_map(|(size, queues, entries)| {
+            [u64s(&[size * MIB, 0]), u32s(&[entries << 16 | queues, 0])].concat()
+        }),
         1 => prop::collection::vec(any::<u8>(), 0..1100),
     ]
 }

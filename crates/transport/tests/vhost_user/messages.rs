@@ -17,8 +17,8 @@ fn number(payload: Vec<u8>) -> u64 {
 fn features_are_offered_with_the_transports_own_bits() {
     let mut wire = Wire::fresh();
     assert_eq!(number(wire.ask(1, &[])), MAC | EVENT_IDX | VERSION_1 | PACKED | LOG_ALL | PROTOCOL);
-    // 0-5, 9, 13, 15, 16 and nothing else.
-    assert_eq!(number(wire.ask(15, &[])), 0x1_a23f);
+    // 0-5, 9, 12, 13, 15, 16, 20 and nothing else.
+    assert_eq!(number(wire.ask(15, &[])), 0x11_b23f);
     let without_log = Offer { protocol: ProtocolFeatures::MQ, ..offer() };
     let mut wire = Wire { session: Session::new(without_log) };
     assert_eq!(number(wire.ask(1, &[])) & (LOG_ALL | PROTOCOL), PROTOCOL);
@@ -41,11 +41,12 @@ fn acknowledged_features_reach_the_device_without_the_transports_bits() {
 
 #[test]
 fn a_message_needs_its_protocol_feature() {
-    let one_fd = [Request::SetLogBase, Request::SetBackendReqFd, Request::AddMemReg];
+    let one_fd = [Request::SetLogBase, Request::SetBackendReqFd, Request::AddMemReg, Request::SetInflightFd];
     for &request in Request::ALL {
         let payload: Vec<u8> = match request {
             Request::GetConfig | Request::SetConfig => vec![0; 12],
             Request::SetLogBase => vec![0; 16],
+            Request::GetInflightFd | Request::SetInflightFd => vec![0; 24],
             Request::AddMemReg | Request::RemMemReg => vec![0; 40],
             Request::SendRarp | Request::NetSetMtu | Request::SetStatus => vec![0; 8],
             Request::GetQueueNum
@@ -219,7 +220,10 @@ fn a_packed_base_carries_both_positions_and_their_wrap_bits() {
         assert!(start.setup.features.packed);
         wire.session.finish(Outcome::Done);
         let end = RingState { avail: 9, avail_wrap: false, used: 8, used_wrap: true };
-        assert!(matches!(wire.event(11, &u32s(&[0, 0]), vec![]), Ok(Some(Event::QueueStop { index: 0 }))));
+        assert!(matches!(
+            wire.event(11, &u32s(&[0, 0]), vec![]),
+            Ok(Some(Event::QueueStop { index: 0, .. }))
+        ));
         wire.session.finish(Outcome::Stopped(end));
         assert_eq!(wire.reply(11).unwrap(), u32s(&[0, 0x8008_0009]));
     }
@@ -237,7 +241,7 @@ fn get_vring_base_stops_the_ring_and_answers_once() {
     assert_eq!(wire.ask(11, &u32s(&[2, 0])), u32s(&[2, 5]));
     wire.start_ring(0, 0);
     wire.session.receive(&message(11, 9, &u32s(&[0, 0])), vec![]).unwrap();
-    assert!(matches!(wire.session.next_event(), Ok(Some(Event::QueueStop { index: 0 }))));
+    assert!(matches!(wire.session.next_event(), Ok(Some(Event::QueueStop { index: 0, .. }))));
     assert!(wire.session.next_outgoing().is_none());
     wire.session.finish(Outcome::Stopped(RingState { avail: 300, used: 300, ..RingState::default() }));
     assert_eq!(wire.reply(11).unwrap(), u32s(&[0, 300]));
@@ -519,7 +523,7 @@ fn offers_are_cut_to_what_the_protocol_can_say() {
         ..offer()
     };
     let mut wire = Wire { session: Session::new(huge) };
-    assert_eq!(number(wire.ask(15, &[])), 0x1_a23f);
+    assert_eq!(number(wire.ask(15, &[])), 0x11_b23f);
     wire.quiet(8, &u32s(&[255, 32768]), vec![]);
     assert_eq!(wire.fault(8, &u32s(&[256, 1]), vec![]).name(), "queue-index");
 }

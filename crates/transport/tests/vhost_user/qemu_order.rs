@@ -60,7 +60,7 @@ fn play(session: &mut Session, sent: &[Sent], piece: usize) -> (Vec<String>, Vec
                         assert!(start.kick.is_some() && start.call.is_some() && start.err.is_some());
                         (format!("start {} {}", start.index, start.enabled), Outcome::Done)
                     }
-                    Event::QueueStop { index } => (format!("stop {index}"), Outcome::Stopped(stopped)),
+                    Event::QueueStop { index, .. } => (format!("stop {index}"), Outcome::Stopped(stopped)),
                     Event::QueueEnable { index, enabled } => {
                         (format!("enable {index} {enabled}"), Outcome::Done)
                     }

@@ -52,7 +52,7 @@ fn a_ring_whose_memory_goes_away_is_suspended_until_it_is_back() {
     finish_all(&mut wire);
     // Stopping a suspended ring still asks the host, who kept its state.
     wire.quiet(38, &gone, vec![]);
-    assert!(matches!(wire.event(11, &u32s(&[1, 0]), vec![]), Ok(Some(Event::QueueStop { index: 1 }))));
+    assert!(matches!(wire.event(11, &u32s(&[1, 0]), vec![]), Ok(Some(Event::QueueStop { index: 1, .. }))));
     wire.session.finish(Outcome::Stopped(RingState { avail: 4, used: 4, ..RingState::default() }));
     assert_eq!(wire.reply(11).unwrap(), u32s(&[1, 4]));
 }

@@ -93,6 +93,7 @@ pub fn run(data: &[u8], packed: bool) {
         device: GuestAddr(DEVICE),
         features,
         log: None,
+        in_flight: None,
     };
     let queue = DeviceQueue::new(&memory, &setup, RingState::default()).unwrap();
     let mut run = Run { memory, setup, queue, held: Vec::new(), popped: 0, fault: None };

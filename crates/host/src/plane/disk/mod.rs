@@ -159,9 +159,7 @@ impl Disk {
             }
         };
         let mut limit = self.limit.lock();
-        for (bucket, wanted) in [(&mut limit.operations, config.rates.requests.map(rate))] {
-            set_rate(bucket, wanted);
-        }
+        set_rate(&mut limit.operations, config.rates.requests.map(rate));
         set_rate(&mut limit.bytes, config.rates.bytes.map(rate));
         self.is_limited.store(!limit.is_open(), Relaxed);
     }

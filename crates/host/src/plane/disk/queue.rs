@@ -41,6 +41,7 @@ pub(in super::super) struct LiveDisk {
     pub(in super::super) error: Option<OwnedFd>,
     /// No kick descriptor: the driver does not notify, we look.
     pub(in super::super) polled: bool,
+    in_order: bool,
     engine: Engine,
     /// By tag.
     flights: Vec<Option<Flight>>,
@@ -65,6 +66,8 @@ pub(in super::super) struct Start {
     pub(in super::super) queue: DeviceQueue,
     pub(in super::super) memory: Arc<GuestMemory>,
     pub(in super::super) acknowledged: Acknowledged,
+    /// Requests are completed in the order of the ring: whoever takes it over after a kill finds its place by that.
+    pub(in super::super) in_order: bool,
     pub(in super::super) enabled: bool,
     pub(in super::super) call: Option<Arc<OwnedFd>>,
     pub(in super::super) error: Option<OwnedFd>,
@@ -129,9 +132,10 @@ impl DiskQueue {
 
 impl LiveDisk {
     pub(in super::super) fn new(start: Start, engine: Engine) -> Self {
-        let Start { mut queue, memory, acknowledged, enabled, call, error, polled } = start;
-        // Until requests in flight are recorded elsewhere: whoever takes the ring over after a kill finds its place by its order.
-        queue.keep_order();
+        let Start { mut queue, memory, acknowledged, in_order, enabled, call, error, polled } = start;
+        if in_order {
+            queue.keep_order();
+        }
         queue.disable_notify();
         let depth = u32::from(queue.size().get());
         Self {
@@ -142,6 +146,7 @@ impl LiveDisk {
             call,
             error,
             polled,
+            in_order,
             engine,
             flights: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
@@ -212,6 +217,9 @@ impl LiveDisk {
     /// Goes on in another ring, with nothing in flight.
     pub(in super::super) fn move_to(&mut self, queue: DeviceQueue, memory: Arc<GuestMemory>) {
         (self.queue, self.memory) = (queue, memory);
+        if self.in_order {
+            self.queue.keep_order();
+        }
         self.queue.disable_notify();
     }
 

@@ -55,7 +55,7 @@ fn serve(disk: &Arc<Disk>, stream: UnixStream) -> End {
     let protocol = match &disk.config.load().attach.function {
         Some(function) => Function::for_disk(function, disk.offered.features().bits(), queues, &bytes)
             .map(|function| Protocol::VfioUser(Box::new(function))),
-        None => Ok(Protocol::vhost_user(disk.offered.features().bits(), queues, &bytes)),
+        None => Ok(Protocol::vhost_user(disk.offered.features().bits(), queues, &bytes, true)),
     };
     let end = match protocol {
         Ok(protocol) => {
@@ -88,7 +88,7 @@ impl Device for DiskDevice<'_> {
             }
             Event::QueuesRestart(restart) => self.restart(restart),
             Event::QueueStart(start) => self.start(protocol, *start),
-            Event::QueueStop { index } => Outcome::Stopped(self.stop(index)),
+            Event::QueueStop { index, .. } => Outcome::Stopped(self.stop(index)),
             Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
             Event::QueueCall { index, call } => match usable(call) {
@@ -232,6 +232,8 @@ impl<'s> DiskDevice<'s> {
             queue: device_queue,
             memory,
             acknowledged,
+            // Over vfio-user a driver does not outlive us.
+            in_order: setup.in_flight.is_none() && !protocol.is_function(),
             enabled,
             call: call.map(Arc::new),
             error,
