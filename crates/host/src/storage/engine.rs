@@ -3,6 +3,9 @@
 //! The queue's worker submits, sends once for a burst, and reaps. Before it sleeps it calls [`Engine::rest`]: from then on the engine's
 //! descriptor tells when there is something to reap. A worker that looks by itself says so with [`Engine::active`], and no
 //! notification is made.
+//!
+//! Who drops an engine with requests in flight is told nothing of them any more. On io_uring they are cancelled first and waited for, a few
+//! seconds at most; what threads have begun they end in their own time. In both cases the memory stays mapped until then.
 
 use super::bell::Bell;
 use super::fault::{Fault, FaultPlan};

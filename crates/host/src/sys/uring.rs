@@ -7,6 +7,7 @@ use io_uring::{IoUring, opcode, squeue};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Runs that one operation takes (`IOV_MAX`); what is longer comes back short.
@@ -155,6 +156,8 @@ impl Ring {
             queue.disable_eventfd();
         }
         queue.sync();
+        // What is looked at after this is not older than this.
+        fence(Ordering::SeqCst);
     }
 
     /// Waits for what is in flight until `end`, after having asked for it to be given up.

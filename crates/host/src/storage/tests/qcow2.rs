@@ -13,6 +13,7 @@ const SIZE: u64 = 8 << 20;
 /// A new image of `size` bytes; `backing`: the name and format that it says it builds on.
 pub(super) fn create(place: &Path, name: &str, size: u64, backing: Option<(&str, &str)>) -> PathBuf {
     let path = place.join(name);
+    let _none = std::fs::remove_file(&path);
     let file = ImageFile::create_open(StorageCreateOptions::new().filename(&path)).unwrap();
     let mut builder = Layer::<ImageFile>::create_builder(file).size(size);
     if let Some((name, format)) = backing {
