@@ -249,7 +249,7 @@ fn status_on_one_screen() {
         "worker-0  pool    3       4  0.0 s      11      0\n",
         "uplink",
         "eth1\n",
-        "scratch  vfio-user   waiting   64 MiB         0",
+        "scratch  vfio-user   waiting  64 MiB         0",
     ] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }

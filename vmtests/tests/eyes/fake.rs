@@ -218,7 +218,7 @@ impl Fake {
             json!({ "count": requests, "sum_us": sum_us, "p50_us": us, "p99_us": us * 3.0, "max_us": us * 9.0, "buckets": [] })
         };
         json!({
-            "name": self.text(0, ["root", "data", "scratch"][number % 3]).to_owned() + &format!(" {number}"),
+            "name": format!("{} {number}", self.text(0, ["root", "data", "scratch"][number % 3])),
             "kind": "vhost-user", "socket": format!("/run/ringway/disk{number}.sock"), "socket_mode": "server",
             "image": { "kind": "file", "path": self.text(1, "/srv/images/root.img"), "format": "raw", "direct": true },
             "capacity": 20u64 << 30, "block_size": 512, "read_only": number == 1, "cache": "write-back",

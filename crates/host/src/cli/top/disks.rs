@@ -192,8 +192,8 @@ fn why(disk: &DiskView, rates: DiskRates) -> String {
 
 /// All that is known of one disk.
 pub(super) fn details(state: &State, name: &str, area: Rect, buffer: &mut Buffer) {
-    let disks = state.answer.iter().flat_map(|answer| &answer.disks);
-    let Some(disk) = disks.into_iter().find(|disk| disk.name == name) else {
+    let mut disks = state.answer.iter().flat_map(|answer| &answer.disks);
+    let Some(disk) = disks.find(|disk| disk.name == name) else {
         return Paragraph::new(format!("disk {name} is gone; Esc goes back")).render(area, buffer);
     };
     let rates = state.rates_of_disk(name);

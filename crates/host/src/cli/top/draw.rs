@@ -133,8 +133,8 @@ fn ports(state: &State, area: Rect, buffer: &mut Buffer) {
     let [area, middle, bottom] =
         Layout::vertical([Constraint::Min(3), Constraint::Length(disks_below), Constraint::Length(below)])
             .areas(area);
-    if disks_below > 0 {
-        let middle = Rect { y: middle.y + 1, height: middle.height.saturating_sub(1), ..middle };
+    if middle.height > 1 {
+        let middle = Rect { y: middle.y + 1, height: middle.height - 1, ..middle };
         disks::table(state, None, middle, buffer);
     }
     let arrow = |order: Order, name: &str| {
