@@ -59,7 +59,6 @@
 
 mod fault;
 pub mod features;
-mod framing;
 mod memory;
 mod message;
 mod negotiation;
