@@ -12,15 +12,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use thiserror::Error;
 use transport::event::{Event, Outcome, Outgoing};
-use transport::pci::{self, Description};
+use transport::pci::{self, Description, NotifyKind};
 use transport::vfio_user::{self, ClientFault, OfferFault};
 use transport::vhost_user::{self, FrontendFault};
-use virtqueue::Endian;
+use virtqueue::{Endian, QueueSize};
 
 /// virtio device id of a network device (virtio 1.3 §5.1.1).
 const NETWORK: u16 = 1;
 /// PCI class of an Ethernet controller.
 const ETHERNET: u32 = 0x02_0000;
+/// Entries of the administration queue; a command takes four.
+const ADMIN_QUEUE_SIZE: u16 = 64;
 
 /// What the other side broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -128,27 +130,32 @@ impl Protocol {
 }
 
 impl Function {
-    /// A network device's function at power-on, for one client.
+    /// A network device's function at power-on, for one client: `queues` virtqueues and, where a driver can find it, the
+    /// administration queue.
     pub(super) fn new(
         config: &FunctionConfig,
         features: u64,
         queues: u16,
         device_config: &[u8],
     ) -> Result<Self, FunctionFault> {
+        let is_modern = config.interface != pci::Interface::Legacy;
         // A ring's addresses are the client's: those that its IOMMU has, if there is one.
-        let platform =
-            if config.interface == pci::Interface::Legacy { 0 } else { pci::features::F_ACCESS_PLATFORM };
+        let platform = if is_modern { pci::features::F_ACCESS_PLATFORM } else { 0 };
+        let admin_queue = QueueSize::try_from(ADMIN_QUEUE_SIZE).ok().filter(|_| is_modern);
+        let kick_count = queues + u16::from(admin_queue.is_some());
+        // Nobody reads the data of doorbells that are mapped, and the kernel cannot listen at a port for some of the values only.
+        let data = is_modern && !config.mapped && config.notify == [NotifyKind::Mmio];
         let description = Description {
             device_type: NETWORK,
             class: ETHERNET,
             interface: config.interface,
             notify: config.notify.clone(),
             mapped: config.mapped,
-            notification_data: false,
-            msix: true,
+            notification_data: data,
+            msix: config.msix,
             features: u128::from(features) | platform,
             queue_size_max: vec![config.queue_size; usize::from(queues)],
-            admin_queue: None,
+            admin_queue,
             config: device_config.to_vec(),
             endian: Endian::Little,
             shared_memory: Vec::new(),
@@ -156,7 +163,8 @@ impl Function {
             sr_iov: None,
         };
         let region_file = config.mapped.then(|| doorbell_file(&description)).transpose()?;
-        let kicks = (0..queues).map(|_| Wake::new().map(OwnedFd::from)).collect::<io::Result<Vec<_>>>()?;
+        let kicks =
+            (0..kick_count).map(|_| Wake::new().map(OwnedFd::from)).collect::<io::Result<Vec<_>>>()?;
         let own = kicks.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         let interrupt = Wake::new()?;
         let offer = vfio_user::Offer {
@@ -214,6 +222,12 @@ impl Function {
         }
     }
 
+    /// Carries out an administration command: what to write into its answer, of at most `writable` bytes. Its events are to be
+    /// carried out before the driver sees that.
+    pub(super) fn admin_command(&mut self, readable: &[u8], writable: usize) -> Vec<u8> {
+        self.session.admin_command(readable, writable)
+    }
+
     /// The driver reads this configuration from now on; it is not told.
     pub(super) fn set_config(&mut self, config: &[u8]) {
         self.session.set_config(config);
@@ -239,8 +253,7 @@ fn doorbell_file(description: &Description) -> Result<OwnedFd, FunctionFault> {
 mod tests {
     use super::*;
     use rustix::pipe::{PipeFlags, pipe_with};
-    use transport::pci::{Interface, NotifyKind};
-    use virtqueue::QueueSize;
+    use transport::pci::Interface;
 
     #[test]
     fn only_eventfds_are_signalled() {
@@ -249,6 +262,7 @@ mod tests {
             notify: vec![NotifyKind::Mmio],
             queue_size: QueueSize::try_from(256).unwrap(),
             mapped: false,
+            msix: true,
         };
         let mut function = Function::new(&config, 0, 3, &[0; 24]).unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();

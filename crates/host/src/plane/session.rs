@@ -4,7 +4,10 @@
 //! never touches a frame. It answers a message only after it has been carried out. When a connection ends, for
 //! whatever reason, its queues stop and the next front-end is waited for.
 
+mod commands;
+
 use super::calls::Moderation;
+use super::commands::CommandQueue;
 use super::forward::Forwarder;
 use super::kicks::Cause;
 use super::listen::Endpoint;
@@ -13,10 +16,9 @@ use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
 use super::protocol::{Function, FunctionFault, Protocol, ProtocolFault};
 use super::stats::QueueStats;
 use super::uplinks::Uplinks;
-use super::{Origin, Stopping, addresses, control, socket};
+use super::{Origin, Stopping, control, socket};
 use crate::config::resolved::{Attach, PortConfig};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
-use devices::net::control::ControlState;
 use devices::net::{Acknowledged, FeatureFault, Features, rarp};
 use guestmem::GuestMemory;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,8 +38,8 @@ use virtqueue::{DeviceQueue, Endian, QueueSize, RingState, SetupFault};
 /// Pause after a connection that we made has ended, so that a front-end that hangs up at once is not called at once.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// How often a control queue without a kick descriptor is looked at.
-const CONTROL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+/// How often a queue of commands without a kick descriptor is looked at.
+const COMMAND_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// Bytes taken from the socket at once.
 const RECEIVE_LEN: usize = 8192;
@@ -111,10 +113,23 @@ struct Connection<'s> {
     backend_channel: Option<OwnedFd>,
     /// `None` until the front-end sets features that were offered.
     acknowledged: Option<Acknowledged>,
+    /// Which queue is the control queue with the features that were agreed last.
+    control_index: u16,
     memory: Arc<GuestMemory>,
     queues: Vec<QueueEnd>,
     forwarder: Option<Forwarder>,
     control: control::Control,
+    admin: CommandQueue,
+}
+
+/// What a virtqueue is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Frames,
+    Control,
+    Admin,
+    /// Nothing, with the features that were agreed.
+    None,
 }
 
 /// What the session keeps of a queue outside the ring itself.
@@ -152,10 +167,12 @@ impl<'s> Connection<'s> {
             config,
             backend_channel: None,
             acknowledged: None,
+            control_index: guest.control_index(None),
             memory: Arc::default(),
             queues: (0..queues_max).map(|_| QueueEnd::default()).collect(),
             forwarder: None,
             control: control::Control::new(),
+            admin: CommandQueue::default(),
         })
     }
 
@@ -173,6 +190,7 @@ impl<'s> Connection<'s> {
                     self.protocol.receive(&buffer[..len], fds)?;
                     if self.carry_out()? {
                         self.serve_control();
+                        self.serve_admin()?;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -189,19 +207,20 @@ impl<'s> Connection<'s> {
             PollFd::new(&self.serving.stopping.wake, PollFlags::IN),
             PollFd::new(&self.guest.attention, PollFlags::IN),
         ];
-        let kick = self.control.kick();
-        wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
+        let kicks: Vec<_> = self.control.queue.kick().into_iter().chain(self.admin.kick()).collect();
+        wait.extend(kicks.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
         let calls: Vec<_> = self.protocol.descriptors().collect();
         wait.extend(calls.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let timeout = self.control.is_polled().then_some(CONTROL_INTERVAL);
+        let is_polled = self.control.queue.is_polled() || self.admin.is_polled();
+        let timeout = is_polled.then_some(COMMAND_INTERVAL);
         match poll(&mut wait, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error).into()),
         }
         let fired = |at: usize| wait.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let behind = 3 + usize::from(kick.is_some());
-        let (attention, control, calls) =
-            (fired(2), kick.is_some() && fired(3), (behind..wait.len()).any(fired));
+        let behind = 3 + kicks.len();
+        let (attention, commands, calls) =
+            (fired(2), (3..behind).any(fired), (behind..wait.len()).any(fired));
         if self.serving.stopping.is_set() {
             return Err(End::Stopping);
         }
@@ -212,19 +231,11 @@ impl<'s> Connection<'s> {
         if calls {
             self.protocol.attend();
         }
-        if control || self.control.is_polled() {
+        if commands || is_polled {
             self.serve_control();
+            self.serve_admin()?;
         }
         Ok(())
-    }
-
-    /// Carries out what waits in the control queue. A driver that reads its address finds the one that it was given.
-    fn serve_control(&mut self) {
-        self.control.serve(self.serving, self.guest);
-        if let Some(mac) = self.control.mac().filter(|mac| *mac != self.config.mac) {
-            self.config.mac = mac;
-            self.show_config();
-        }
     }
 
     fn show_config(&mut self) {
@@ -241,16 +252,23 @@ impl<'s> Connection<'s> {
         for index in 0..self.queues.len() as u16 {
             let Some(slot) = self.guest.slot(index) else { continue };
             let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
-            let text = format!("queue {index} retired: {fault}");
-            if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
-                tracing::warn!(port = self.serving.port.name, "{text}");
+            if self.retired(format!("queue {index} retired: {fault}")) {
                 slot.lock().iter().for_each(Live::report_error);
-                self.protocol.function().into_iter().for_each(Function::needs_reset);
             }
         }
         self.guest.count_ready();
         (0..self.queues.len() as u16).for_each(|index| self.open_lanes(index));
         Ok(())
+    }
+
+    /// Says, once, that a queue was retired.
+    fn retired(&mut self, text: String) -> bool {
+        let is_news = self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text);
+        if is_news {
+            tracing::warn!(port = self.serving.port.name, "{text}");
+            self.protocol.function().into_iter().for_each(Function::needs_reset);
+        }
+        is_news
     }
 
     /// Carries out what the session made of the bytes so far, and sends the answers. True: something was carried out; doorbells,
@@ -286,7 +304,7 @@ impl<'s> Connection<'s> {
             Event::QueuesRestart(restart) => self.restart(restart),
             Event::QueueStart(start) => self.start(*start),
             Event::QueueStop { index } => Outcome::Stopped(self.stop(index)),
-            Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
+            Event::QueueEnable { index, enabled } => self.enable(index, enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
             Event::QueueCall { index, call } => match usable(call) {
                 Ok(call) => self.with_live(index, |live| {
@@ -315,6 +333,7 @@ impl<'s> Connection<'s> {
             Event::ResetDevice => {
                 self.stop_all();
                 self.acknowledged = None;
+                self.control_index = self.guest.control_index(None);
                 self.config = net_config(&self.serving.port.config.load(), self.guest);
                 self.show_config();
                 Outcome::Done
@@ -364,6 +383,8 @@ impl<'s> Connection<'s> {
         };
         match acknowledged {
             Ok(acknowledged) => {
+                // No queue runs that would be another one now: neither protocol changes these bits under way.
+                self.control_index = self.guest.control_index(Some(acknowledged));
                 self.acknowledged = Some(acknowledged);
                 self.guest.facts.lock().acknowledged = acknowledged.names().collect();
                 self.restart(restart)
@@ -377,6 +398,19 @@ impl<'s> Connection<'s> {
         }
     }
 
+    fn role(&self, index: u16) -> Role {
+        if index == self.control_index {
+            Role::Control
+        } else if index == self.guest.queue_count() {
+            // Only a function has one more.
+            Role::Admin
+        } else if self.guest.slot(index).is_some() {
+            Role::Frames
+        } else {
+            Role::None
+        }
+    }
+
     fn memory(&mut self, memory: Arc<GuestMemory>, restart: Vec<QueueRestart>) -> Outcome {
         self.memory = memory;
         self.restart(restart)
@@ -384,13 +418,18 @@ impl<'s> Connection<'s> {
 
     fn start(&mut self, start: QueueStart) -> Outcome {
         let QueueStart { index, setup, state, kick, call, err, enabled } = start;
+        let role = self.role(index);
+        if role == Role::None {
+            return self.refuse(index, "there is no such queue with the features that were agreed");
+        }
         let (Ok(kick), Ok(call), Ok(error)) = (usable(kick), usable(call), usable(err)) else {
             return self.refuse(index, "a kick, call or error descriptor is no eventfd");
         };
         let Some(acknowledged) = self.acknowledged else {
             return self.refuse(index, "no features were agreed");
         };
-        let queue = match self.queue(&setup, state).map(|queue| directed(queue, index)) {
+        let queue = match self.queue(&setup, state) {
+            Ok(queue) if role == Role::Frames => directed(queue, index),
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
@@ -398,16 +437,15 @@ impl<'s> Connection<'s> {
         let call = call.map(Arc::new);
         let polled = kick.is_none();
         let (moderation, lanes, blocked) = (Moderation::default(), Vec::new(), None);
-        let live = Live { queue, memory, rules, enabled, call, error, polled, moderation, lanes, blocked };
-        if index == self.guest.control_index() {
-            let mac = self.serving.port.config.load().mac.unwrap_or_default();
-            let pairs = self.guest.transmit.len() as u16;
-            // Until the driver says otherwise it uses one pair (virtio 1.3 §5.1.5).
-            if acknowledged.has(Features::MQ) {
-                self.guest.pairs_used.store(1, Relaxed);
-                self.guest.count_ready();
-            }
-            self.control.start(live, kick, ControlState::new(acknowledged, Endian::Little, mac, pairs));
+        let keeps = self.protocol.function().is_some();
+        let live =
+            Live { queue, memory, rules, enabled, keeps, call, error, polled, moderation, lanes, blocked };
+        if role == Role::Admin {
+            self.admin.start(live, kick);
+            return Outcome::Done;
+        }
+        if role == Role::Control {
+            self.start_control(live, kick, acknowledged);
             return Outcome::Done;
         }
         self.place(index, live);
@@ -458,16 +496,11 @@ impl<'s> Connection<'s> {
     }
 
     fn stop(&mut self, index: u16) -> RingState {
-        if index == self.guest.control_index() {
-            self.guest.filter.store(None);
-            addresses::forget(
-                &self.serving.port,
-                addresses::ReportSource::ControlQueue,
-                self.serving.origin.now(),
-            );
-            self.serving.uplinks.changed();
-            self.guest.pairs_used.store(u16::MAX, Relaxed);
-            return self.control.stop();
+        match self.role(index) {
+            Role::Control => return self.stop_control(),
+            Role::Admin => return self.admin.stop(),
+            Role::None => return RingState::default(),
+            Role::Frames => {}
         }
         self.watch(index, None);
         let suspended = self.queues[usize::from(index)].suspended.take();
@@ -497,7 +530,7 @@ impl<'s> Connection<'s> {
     }
 
     fn stop_all(&mut self) {
-        for index in 0..self.queues.len() as u16 {
+        for index in 0..=self.queues.len() as u16 {
             self.stop(index);
         }
         for entry in self.guest.steering.iter() {
@@ -508,9 +541,10 @@ impl<'s> Connection<'s> {
     /// Moves running and suspended queues to a new set-up: same place in the ring, other memory, addresses or log.
     fn restart(&mut self, restarts: Vec<QueueRestart>) -> Outcome {
         let mut outcome = Outcome::Done;
+        let memory = Arc::clone(&self.memory);
         for QueueRestart { index, setup } in restarts {
-            if index == self.guest.control_index() {
-                if self.control.restart(&self.memory, setup.as_ref()) == Outcome::Failed {
+            if let Some(queue) = self.command_queue(index) {
+                if queue.restart(&memory, setup.as_ref()) == Outcome::Failed {
                     outcome = Outcome::Failed;
                 }
                 continue;
@@ -548,9 +582,19 @@ impl<'s> Connection<'s> {
         outcome
     }
 
+    /// Whether chains of a queue are served. What was lent of a function's queue comes back first: one whose device an
+    /// administration command has stopped is not touched (virtio 1.4 §2.13.4.4).
+    fn enable(&mut self, index: u16, enabled: bool) -> Outcome {
+        let outcome = self.with_live(index, |live| live.enabled = enabled);
+        if self.protocol.function().is_some() {
+            if enabled { self.open_lanes(index) } else { self.close_lanes(index) }
+        }
+        outcome
+    }
+
     fn with_live(&mut self, index: u16, change: impl FnOnce(&mut Live)) -> Outcome {
-        if index == self.guest.control_index() {
-            return self.control.change(change);
+        if let Some(queue) = self.command_queue(index) {
+            return queue.change(change);
         }
         let Some(slot) = self.guest.slot(index) else { return Outcome::Failed };
         if let Some(live) = slot.lock().as_mut() {
@@ -568,8 +612,11 @@ impl<'s> Connection<'s> {
             Ok(kick) => kick,
             Err(outcome) => return outcome,
         };
-        if index == self.guest.control_index() {
-            return self.control.replace_kick(kick);
+        if let Some(queue) = self.command_queue(index) {
+            return queue.replace_kick(kick);
+        }
+        if self.role(index) != Role::Frames {
+            return Outcome::Failed;
         }
         let polled = kick.is_none();
         self.watch(index, kick);
@@ -616,7 +663,7 @@ fn net_config(port: &PortConfig, guest: &GuestPort) -> NetConfig {
     }
 }
 
-/// A network device only reads its transmit queues, the odd ones.
+/// A network device only reads its transmit queues, the odd ones of those for frames.
 fn directed(queue: DeviceQueue, index: u16) -> DeviceQueue {
     if index.is_multiple_of(2) { queue } else { queue.readable_only() }
 }

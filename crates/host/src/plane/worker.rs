@@ -302,7 +302,7 @@ impl Active {
                     return Step::Doze;
                 }
                 let mut guard = guest.transmit[pair].live.lock();
-                match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
+                match guard.as_mut().filter(|live| live.is_touched()) {
                     Some(live) if live.polled => Step::Doze,
                     Some(live) => {
                         if live.queue.enable_notify() {

@@ -136,10 +136,13 @@ fn vfio_user(
         reader.refuse(place, "there is no page of doorbells to map", accepted);
     }
     let mapped = doorbells.is_some_and(|(mapped, _)| mapped);
+    let msix = reader.word(section, "interrupts", &[("msix", true), ("intx", false)]);
+    let msix = msix.is_none_or(|(msix, _)| msix);
+    let queue_size = QueueSize::try_from(size).ok()?;
     Some(Attach::VfioUser {
         socket: socket?,
         queue_pairs: queue_pairs.unwrap_or(1),
-        function: FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped },
+        function: FunctionConfig { interface, notify, queue_size, mapped, msix },
     })
 }
 
