@@ -75,12 +75,12 @@ fn a_function_is_read_whole() {
     };
     let plain = function("");
     assert_eq!((plain.interface, plain.queue_size.get()), (Interface::Modern, 256));
-    assert_eq!((&*plain.notify, plain.mapped), (&[NotifyKind::Mmio][..], false));
+    assert_eq!((&*plain.notify, plain.mapped, plain.msix), (&[NotifyKind::Mmio][..], false, true));
     let all = function(
-        ", interface = 'transitional', notify = ['pio', 'mmio'], queue-size = 512, doorbells = 'mapped'",
+        ", interface = 'transitional', notify = ['pio', 'mmio'], queue-size = 512, doorbells = 'mapped', interrupts = 'intx'",
     );
     assert_eq!((all.interface, all.queue_size.get()), (Interface::Transitional, 512));
-    assert_eq!((&*all.notify, all.mapped), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true));
+    assert_eq!((&*all.notify, all.mapped, all.msix), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true, false));
 }
 
 #[test]
@@ -315,6 +315,12 @@ fn mistakes_of_ports() {
             "4 port.web.vfio-user.doorbells",
             "no page of doorbells",
             "modern or transitional",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', interrupts = 'pin' }"),
+            "4 port.web.vfio-user.interrupts",
+            "\"pin\"",
+            "\"intx\"",
         ),
         (
             port!("switch = 'lan'\nvfio-user = { socket = '/w', queue-size = 100 }"),

@@ -407,3 +407,37 @@ fn the_control_queue_answers_every_command() {
     b.send(&frame([2, 0, 0, 0, 0, 0x99], MAC_B, b"for a stranger", 60));
     assert_eq!(a.receive().1[..6], [2, 0, 0, 0, 0, 0x99]);
 }
+
+/// A generic front-end passes rings by the driver's own numbers: without MQ its control queue is the third (virtio 1.3 §5.1.2).
+#[test]
+fn without_mq_the_control_queue_is_the_third() {
+    let four = |name: &str| Lab::port(name, "").replace("queue-pairs = 2", "queue-pairs = 4");
+    let lab = Lab::with(POOL, &format!("{}{}", four("a"), Lab::port("b", "")));
+    let features = plain() | Features::CTRL_VQ | Features::CTRL_RX | Features::CTRL_MAC_ADDR;
+    let mut b = Station::connect(&lab.socket("b"), plain());
+    for (more, index) in [(Features::empty(), 2), (Features::MQ, 8), (Features::empty(), 2)] {
+        let mut a = Station::connect(&lab.socket("a"), features | more);
+        let mut control = a.start_control(index);
+        assert_eq!(control.command(&a, &[&[1, 1][..], &MAC_A].concat()), 0, "{more:?}");
+        assert_eq!(control.command(&a, &[4, 0, 1, 0]), u8::from(more.is_empty()), "{more:?}");
+        exchange(&mut a, &mut b, 5);
+    }
+}
+
+/// Under way the features that say which queue is which cannot change.
+#[test]
+fn the_control_queue_does_not_move_while_it_runs() {
+    let lab = Lab::new(POOL, &["a", "b"]);
+    let features = plain() | Features::CTRL_VQ | Features::CTRL_MAC_ADDR;
+    let mut b = Station::connect(&lab.socket("b"), plain());
+    let mut a = Station::connect(&lab.socket("a"), features);
+    let mut control = a.start_control(2);
+    assert_eq!(control.command(&a, &[&[1, 1][..], &MAC_A].concat()), 0);
+    exchange(&mut a, &mut b, 5);
+    assert!(a.frontend.set_features(a.features | Features::MQ.bits()).is_err());
+    lab.until("a", |view| view.state == PortState::Waiting);
+    let mut a = Station::connect(&lab.socket("a"), features | Features::MQ);
+    let mut control = a.start_control(4);
+    assert_eq!(control.command(&a, &[4, 0, 1, 0]), 0);
+    exchange(&mut a, &mut b, 5);
+}

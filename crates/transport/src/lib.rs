@@ -5,6 +5,7 @@
 //! the function it serves, [`pci`].
 
 pub mod event;
+mod framing;
 pub mod pci;
 pub mod vfio_user;
 pub mod vhost_user;

@@ -21,6 +21,7 @@ pub(crate) mod common {
     pub(crate) const QUEUE_ENABLE: u64 = 0x1c;
     pub(crate) const QUEUE_NOTIFY_OFF: u64 = 0x1e;
     pub(crate) const QUEUE_DESC: u64 = 0x20;
+    pub(crate) const QUEUE_NOTIF_CONFIG_DATA: u64 = 0x38;
     pub(crate) const QUEUE_RESET: u64 = 0x3a;
     pub(crate) const LEN: u64 = 0x40;
 }
@@ -172,6 +173,12 @@ impl<'q> Card<'q> {
     pub(crate) fn capability(&self, id: u8) -> anyhow::Result<u8> {
         let found = self.capabilities.iter().find(|(known, _)| *known == id);
         found.map(|(_, at)| *at).with_context(|| format!("no capability {id:#x}"))
+    }
+
+    /// Vectors of the MSI-X table (PCI 3.0 §6.8.2.3).
+    pub(crate) fn vectors(&mut self) -> anyhow::Result<u16> {
+        let at = self.capability(0x11)?;
+        Ok((self.config(at + 2, 2)? & 0x7ff) as u16 + 1)
     }
 
     /// The first virtio capability of this type.

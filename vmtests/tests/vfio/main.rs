@@ -16,6 +16,10 @@ mod softmac;
 
 use std::process::ExitCode;
 use vmtests::harness::{Test, main as run};
+use vmtests::sysroot::Sysroot;
+
+/// What the group needs beside the common root.
+const PACKAGES: &[&str] = &["ovmf"];
 
 const TESTS: &[Test] = &[
     Test { name: "registers", body: registers::registers },
@@ -32,10 +36,17 @@ const TESTS: &[Test] = &[
     Test { name: "legacy_driver_by_choice", body: linux::legacy_driver_by_choice },
     Test { name: "functions_and_roots", body: linux::functions_and_roots },
     Test { name: "plugged_and_unplugged", body: hotplug::added_and_removed },
+    Test { name: "functions_plugged_and_unplugged", body: hotplug::functions_added_and_removed },
     Test { name: "virtual_functions", body: hotplug::virtual_functions },
     Test { name: "network_boot", body: firmware::network_boot },
+    Test { name: "network_boot_uefi", body: firmware::network_boot_uefi },
 ];
 
 fn main() -> ExitCode {
+    let listing = std::env::args().any(|argument| argument == "--list");
+    if !listing && let Err(error) = Sysroot::ensure().and_then(|root| root.add_packages("vfio", PACKAGES)) {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
     run(TESTS)
 }

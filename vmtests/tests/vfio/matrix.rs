@@ -2,7 +2,7 @@
 //! IOMMU, a card that is added while the guest runs.
 
 use crate::place::{CARD_UP, Place, device, port};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 use std::time::Duration;
 use vmtests::guest::{Guest, GuestConfig};
@@ -11,6 +11,15 @@ use vmtests::harness::Scene;
 /// Bit numbers of features (virtio 1.3 §6).
 const VERSION_1: usize = 32;
 const ACCESS_PLATFORM: usize = 33;
+/// Those of the transport that Linux takes where it finds them: since 6.4 and 6.8.
+const NOTIFICATION_DATA: usize = 38;
+const ADMIN_VQ: usize = 41;
+
+/// Takes the card from its driver, resets it as PCI Express has it, and gives it back.
+const FUNCTION_LEVEL_RESET: &str = "\
+    dev=$(readlink -f /sys/class/net/eth0/device/..); slot=${dev##*/}; driver=/sys/bus/pci/drivers/virtio-pci; \
+    echo $slot > $driver/unbind && echo flr > $dev/reset_method && echo 1 > $dev/reset && echo $slot > $driver/bind && \
+    for i in $(seq 100); do [ -e /sys/class/net/eth0 ] && exit 0; sleep 0.1; done; exit 1";
 
 const INTERFACES: [&str; 3] = ["modern", "transitional", "legacy"];
 const MACHINES: [&str; 2] = ["q35", "pc"];
@@ -24,7 +33,7 @@ pub(crate) fn interfaces_and_machines(scene: &Scene) -> anyhow::Result<()> {
     let mut place = Place::start(scene, &sections.concat())?;
     for interface in INTERFACES {
         for machine in MACHINES {
-            let what = format!("{interface} on {machine}: boots, ping, TCP both ways, reboots");
+            let what = format!("{interface} on {machine}: boots, ping, TCP both ways, reboots, is reset");
             let rates = scene.check(&what, || on_machine(scene, &mut place, interface, machine))?;
             scene.note(&format!("{interface} on {machine}: TCP {:.0} and {:.0} Mbit/s", rates[0], rates[1]));
         }
@@ -39,14 +48,24 @@ fn on_machine(scene: &Scene, place: &mut Place, interface: &str, machine: &str) 
     let mut guest = Guest::boot(scene.lab(), config)?;
     guest.must(CARD_UP)?;
     let features = guest.must("cat /sys/bus/virtio/devices/virtio0/features")?;
-    let is_modern = features.as_bytes().get(VERSION_1) == Some(&b'1');
-    ensure!(is_modern == (interface != "legacy"), "features {features}");
+    for bit in [VERSION_1, NOTIFICATION_DATA, ADMIN_VQ] {
+        let is_taken = features.as_bytes().get(bit) == Some(&b'1');
+        ensure!(is_taken == (interface != "legacy"), "feature {bit} of {features}");
+    }
+    let complaints = guest.must("dmesg | grep -iE 'virtio.*(admin|avq|command|fail|error|timed)' || true")?;
+    ensure!(complaints.trim().is_empty(), "the kernel says:\n{complaints}");
     let address = guest.must("cat /sys/class/net/eth0/address")?;
     ensure!(address.trim() == mac_of(interface), "the card has {address}");
     let rates = place.traffic(&mut guest)?;
     guest.reboot()?;
     guest.must(CARD_UP)?;
     guest.must("ping -c 2 -w 10 10.0.0.1")?;
+    // The capability is one of PCI Express.
+    if machine == "q35" {
+        guest.must(FUNCTION_LEVEL_RESET)?;
+        guest.must(CARD_UP)?;
+        guest.must("ping -c 2 -w 10 10.0.0.1").context("after a function level reset")?;
+    }
     guest.kill();
     // A client that is gone costs its own device, and the next one finds a fresh one.
     place.ringway.wait_port(interface, "waiting", Duration::from_secs(5))?;

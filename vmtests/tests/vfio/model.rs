@@ -21,6 +21,11 @@ pub(crate) const NEEDS: &[(u32, &[u32])] = &[
 pub(crate) const VERSION_1: u128 = 1 << 32;
 pub(crate) const RING_PACKED: u128 = 1 << 34;
 pub(crate) const RING_RESET: u128 = 1 << 40;
+pub(crate) const NOTIFICATION_DATA: u128 = 1 << 38;
+pub(crate) const NOTIF_CONFIG_DATA: u128 = 1 << 39;
+pub(crate) const ADMIN_VQ: u128 = 1 << 41;
+/// Features of the transport, apart from what rings look like.
+pub(crate) const TRANSPORT: u128 = VERSION_1 | RING_RESET | NOTIFICATION_DATA | NOTIF_CONFIG_DATA | ADMIN_VQ;
 
 /// Addresses below this one are memory.
 const MEMORY_END: u64 = vmtests::qtest::MEMORY_MB << 20;
@@ -37,8 +42,10 @@ pub(crate) fn is_legal(features: u128, offered: u128) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     pub(crate) offered: u128,
+    /// Without the administration queue, which comes behind them.
     pub(crate) queues: u16,
     pub(crate) size_max: u16,
+    pub(crate) admin_size: u16,
     pub(crate) vectors: u16,
     pub(crate) generation: u8,
 }
@@ -49,6 +56,18 @@ struct Queue {
     vector: u16,
     enabled: bool,
     areas: [u64; 3],
+}
+
+impl Facts {
+    fn size_of(&self, index: u16) -> u16 {
+        if index < self.queues { self.size_max } else { self.admin_size }
+    }
+}
+
+impl Queue {
+    fn new(size: u16) -> Self {
+        Self { size, vector: NO_VECTOR, enabled: false, areas: [0; 3] }
+    }
 }
 
 /// `struct virtio_pci_common_cfg` (virtio 1.4 §4.1.4.3).
@@ -66,7 +85,7 @@ pub(crate) struct Modern {
 
 impl Modern {
     pub(crate) fn new(facts: Facts) -> Self {
-        let queue = Queue { size: facts.size_max, vector: NO_VECTOR, enabled: false, areas: [0; 3] };
+        let queue = |index| Queue::new(facts.size_of(index));
         Self {
             facts,
             status: 0,
@@ -75,8 +94,14 @@ impl Modern {
             features: 0,
             config_vector: NO_VECTOR,
             queue_select: 0,
-            queues: vec![queue; facts.queues.into()],
+            queues: (0..=facts.queues).map(queue).collect(),
         }
+    }
+
+    /// The queue that is selected, if it is there: the administration queue only for a driver that took it.
+    fn selected(&self) -> Option<usize> {
+        let most = self.facts.queues + u16::from(self.has(ADMIN_VQ));
+        (self.queue_select < most).then_some(self.queue_select.into())
     }
 
     fn has(&self, feature: u128) -> bool {
@@ -87,7 +112,7 @@ impl Modern {
     pub(crate) fn write(&mut self, offset: u64, width: usize, value: u64) {
         let (packed, ring_reset) = (self.has(RING_PACKED), self.has(RING_RESET));
         let granted = self.status & status::FEATURES_OK != 0;
-        let Facts { vectors, size_max, .. } = self.facts;
+        let Facts { vectors, .. } = self.facts;
         let vector = if value < vectors.into() { value as u16 } else { NO_VECTOR };
         match (offset, width) {
             (0x00, 4) => self.device_select = value as u32,
@@ -101,7 +126,9 @@ impl Modern {
             (0x16, 2) => self.queue_select = value as u16,
             _ => {}
         }
-        let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) else { return };
+        let Some(selected) = self.selected() else { return };
+        let size_max = self.facts.size_of(self.queue_select);
+        let queue = &mut self.queues[selected];
         match (offset, width) {
             (0x18, 2) if !queue.enabled => {
                 let size = value as u16;
@@ -121,7 +148,7 @@ impl Modern {
                 queue.areas[area] = kept | u64::from(value as u32) << shift;
             }
             (0x3a, 2) if value == 1 && ring_reset && queue.enabled => {
-                *queue = Queue { size: size_max, vector: NO_VECTOR, enabled: false, areas: [0; 3] };
+                *queue = Queue::new(size_max);
             }
             _ => {}
         }
@@ -159,7 +186,7 @@ impl Modern {
         put(0x12, &self.facts.queues.to_le_bytes());
         put(0x14, &[self.status, self.facts.generation]);
         put(0x16, &self.queue_select.to_le_bytes());
-        if let Some(queue) = self.queues.get(usize::from(self.queue_select)) {
+        if let Some(queue) = self.selected().map(|selected| self.queues[selected]) {
             put(0x18, &queue.size.to_le_bytes());
             put(0x1a, &queue.vector.to_le_bytes());
             put(0x1c, &u16::from(queue.enabled).to_le_bytes());
@@ -167,6 +194,13 @@ impl Modern {
             for (at, area) in queue.areas.iter().enumerate() {
                 put(0x20 + 8 * at, &area.to_le_bytes());
             }
+            // The number that a doorbell is told: any that the device likes, and this one is never 0.
+            let named = if self.has(NOTIF_CONFIG_DATA) { self.queue_select + 1 } else { 0 };
+            put(0x38, &named.to_le_bytes());
+        }
+        if self.has(ADMIN_VQ) {
+            put(0x3c, &self.facts.queues.to_le_bytes());
+            put(0x3e, &1u16.to_le_bytes());
         }
         image
     }

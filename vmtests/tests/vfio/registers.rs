@@ -1,7 +1,7 @@
 //! Every register of the function, through QEMU without a guest: thousands of accesses, legal and illegal, against models.
 
 use crate::card::{COMMON, Card, DEVICE, ISR, NO_VECTOR, NOTIFY, PCI_CFG, common};
-use crate::model::{Facts, Legacy, Modern, NEEDS, RING_RESET, VERSION_1, is_legal};
+use crate::model::{Facts, Legacy, Modern, NEEDS, TRANSPORT, VERSION_1, is_legal};
 use crate::place::{device, port};
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -14,11 +14,11 @@ pub(crate) const MACHINES: [&str; 2] = ["q35", "pc"];
 const VALUES: [u64; 10] = [0, 1, 2, 3, 4, 0x40, 0x8f, 0x100, 0x1_0001, 0xffff_ffff];
 /// Those of a function that only differs from another one in its doorbells or its machine.
 const FEW_VALUES: [u64; 3] = [1, 0x100, 0xffff_ffff];
-/// Entries of a queue unless the configuration says otherwise, and queues and vectors of one pair: receive, transmit, control,
-/// and one vector more for the configuration.
+/// Entries of a queue unless the configuration says otherwise, those of the administration queue, and the queues of one pair
+/// without that: receive, transmit, control.
 const QUEUE_SIZE: u16 = 256;
+const ADMIN_SIZE: u16 = 64;
 const QUEUES: u16 = 3;
-const VECTORS: u16 = QUEUES + 1;
 
 /// A function: its name, interface, further configuration, kinds of doorbells (`true`: a port) in order.
 pub(crate) struct Kind {
@@ -117,7 +117,9 @@ fn identity(card: &mut Card<'_>, kind: &Kind) -> anyhow::Result<u32> {
     ensure!(io(card, 0) != modern || kind.bells.contains(&true), "port I/O in BAR 0 on {}", kind.interface);
     let ids: Vec<u8> = card.capabilities.iter().map(|(id, _)| *id).collect();
     ensure!(ids.contains(&0x11) && ids.contains(&0x01), "capabilities {ids:x?}");
-    is(card.config(card.capability(0x11)? + 2, 2)? & 0x7ff, u64::from(VECTORS) - 1, "MSI-X table size")?;
+    // One for each queue, and one for the configuration; only a legacy function has no administration queue.
+    let queues = if kind.interface == "legacy" { QUEUES } else { QUEUES + 1 };
+    is(card.vectors()?.into(), u64::from(queues) + 1, "MSI-X vectors")?;
     if kind.interface == "legacy" {
         ensure!(card.structures.is_empty(), "virtio capabilities on a legacy function");
         return Ok(8);
@@ -141,7 +143,8 @@ fn identity(card: &mut Card<'_>, kind: &Kind) -> anyhow::Result<u32> {
 fn facts(card: &mut Card<'_>) -> anyhow::Result<Facts> {
     let offered = card.offered()?;
     let generation = card.read(COMMON, 0x15, 1)? as u8;
-    Ok(Facts { offered, queues: QUEUES, size_max: QUEUE_SIZE, vectors: VECTORS, generation })
+    let vectors = card.vectors()?;
+    Ok(Facts { offered, queues: QUEUES, size_max: QUEUE_SIZE, admin_size: ADMIN_SIZE, vectors, generation })
 }
 
 fn image(card: &mut Card<'_>) -> anyhow::Result<Vec<u8>> {
@@ -161,10 +164,12 @@ fn common_config(card: &mut Card<'_>, values: &[u64]) -> anyhow::Result<u32> {
                     card.reset()?;
                     let mut model = Modern::new(facts);
                     if granted {
-                        ensure!(card.negotiate(VERSION_1 | RING_RESET)?, "no FEATURES_OK");
+                        // What the transport itself has, and no ring feature.
+                        let features = facts.offered & TRANSPORT;
+                        ensure!(card.negotiate(features)?, "no FEATURES_OK");
                         for select in 0..4 {
                             model.write(common::DRIVER_FEATURE_SELECT, 4, select);
-                            let word = (VERSION_1 | RING_RESET) >> (32 * select);
+                            let word = features >> (32 * select);
                             model.write(common::DRIVER_FEATURE, 4, u64::from(word as u32));
                         }
                         model.write(common::DEVICE_STATUS, 1, 0xb);
@@ -345,10 +350,11 @@ fn pci_cfg(card: &mut Card<'_>) -> anyhow::Result<u32> {
             }
         }
     }
-    for vector in [0, 3, 4, 2] {
+    let vectors = card.vectors()?;
+    for vector in [0, 4, 5, 2] {
         aim(card, common_structure.bar, common_structure.offset + common::QUEUE_MSIX_VECTOR, 2)?;
         card.set_config(at + 16, 2, vector)?;
-        let want = if vector < VECTORS.into() { vector } else { NO_VECTOR.into() };
+        let want = if vector < vectors.into() { vector } else { NO_VECTOR.into() };
         let got = card.read(COMMON, common::QUEUE_MSIX_VECTOR, 2)?;
         ensure!(got == want, "{vector} through the window: {got:#x}");
         cases += 1;
@@ -397,7 +403,8 @@ fn legacy_header(card: &mut Card<'_>, values: &[u64]) -> anyhow::Result<u32> {
         let len = switch_msix(card, msix)? as usize;
         legacy_reset(card)?;
         let offered = u128::from(card.read_bar(0, 0, 4)?);
-        let facts = Facts { offered, queues: QUEUES, size_max: QUEUE_SIZE, vectors: VECTORS, generation: 0 };
+        let (size_max, admin_size, vectors) = (QUEUE_SIZE, ADMIN_SIZE, card.vectors()?);
+        let facts = Facts { offered, queues: QUEUES, size_max, admin_size, vectors, generation: 0 };
         for width in [1usize, 2, 4] {
             for offset in (0..len as u64).step_by(width) {
                 for value in values.iter().filter(|value| **value >> (8 * width) == 0) {

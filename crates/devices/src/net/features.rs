@@ -237,6 +237,12 @@ impl Acknowledged {
         names(self.0)
     }
 
+    /// Index of the control queue of a device that has `pairs_max` queue pairs: behind those that this driver can use, which is
+    /// one without MQ and RSS (virtio 1.3 §5.1.2). There is one with CTRL_VQ only.
+    pub const fn control_queue(self, pairs_max: u16) -> u16 {
+        if self.0.intersects(Features::MQ.union(Features::RSS)) { pairs_max.saturating_mul(2) } else { 2 }
+    }
+
     /// Bytes of the virtio header in front of each frame: 12, but 10 for a legacy driver without MRG_RXBUF
     /// (virtio 1.3 §5.1.6.1).
     pub const fn header_len(self) -> usize {
@@ -300,6 +306,14 @@ mod tests {
         );
         // A bit that has no name cannot slip through either.
         assert_eq!(Acknowledged::new(offered, 1 << 4), Err(FeatureFault::NotOffered(16)));
+    }
+
+    #[test]
+    fn the_control_queue_is_behind_the_pairs_that_the_driver_can_use() {
+        let queue = |more, pairs| acknowledge(Features::CTRL_VQ | more).unwrap().control_queue(pairs);
+        assert_eq!([1, 4, u16::MAX].map(|pairs| queue(Features::empty(), pairs)), [2; 3]);
+        assert_eq!([1, 4, u16::MAX].map(|pairs| queue(Features::MQ, pairs)), [2, 8, u16::MAX]);
+        assert_eq!(queue(Features::RSS, 3), 6);
     }
 
     #[test]

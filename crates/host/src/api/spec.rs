@@ -235,6 +235,9 @@ pub struct VfioUserSpec {
     /// `event` or `mapped`: whether the guest's doorbells are told, or its queues polled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doorbells: Option<String>,
+    /// `msix` or `intx`: whether each queue has an interrupt of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupts: Option<String>,
 }
 
 /// A tap interface.

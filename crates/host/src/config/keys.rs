@@ -50,7 +50,8 @@ pub const PORT: &[&str] = &[
 /// `vhost-user = {}` of a port.
 pub const VHOST_USER: &[&str] = &["socket", "queue-pairs", "mode"];
 /// `vfio-user = {}` of a port.
-pub const VFIO_USER: &[&str] = &["socket", "queue-pairs", "queue-size", "interface", "notify", "doorbells"];
+pub const VFIO_USER: &[&str] =
+    &["socket", "queue-pairs", "queue-size", "interface", "notify", "doorbells", "interrupts"];
 /// `tap = {}` of a port.
 pub const TAP: &[&str] = &["name", "queues"];
 /// `macvtap = {}` of a port.

@@ -265,6 +265,8 @@ pub struct FunctionConfig {
     /// The VMM may map the doorbells: the guest then rings without an exit, and its queues are polled
     /// (`doorbells = "mapped"`).
     pub mapped: bool,
+    /// Interrupts by messages, a vector for each queue; without them all come by the one pin (`interrupts = "intx"`).
+    pub msix: bool,
 }
 
 /// Which frames are sent from their guest's own pages.

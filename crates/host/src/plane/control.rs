@@ -3,22 +3,18 @@
 //! Commands are rare and may change several queues, so the session thread serves them, not a worker.
 
 use super::addresses::{self, Report, ReportSource};
-use super::port::{GuestPort, Live, call};
+use super::commands::{COMMANDS_MAX, CommandQueue};
+use super::port::{GuestPort, Live};
 use super::session::Serving;
 use super::stats::add;
 use devices::net::control::{Change, ControlState, Modes};
-use guestmem::GuestMemory;
 use rustix::event::Timespec;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use switch::UnicastMac;
-use transport::event::Outcome;
-use virtqueue::{Burst, DeviceQueue, QueueSetup, RingState};
-
-/// Commands handled at one kick; a driver has one outstanding.
-const COMMANDS_MAX: usize = 64;
+use virtqueue::{Burst, DriverFault, RingState};
 
 /// What a command costs its guest in the long run: its effects reach the FDB, the log and the host's filters.
 const COMMAND_TIME: Duration = Duration::from_millis(5);
@@ -27,106 +23,52 @@ const COMMAND_CREDIT: Duration = Duration::from_millis(5 * 128);
 
 /// The control queue of one connection.
 pub(super) struct Control {
-    running: Option<Running>,
-    kick: Option<OwnedFd>,
-    /// Commands wait that were too many for one visit.
-    more: bool,
+    pub(super) queue: CommandQueue,
+    /// What its driver asked for; there is one while the queue runs.
+    state: Option<ControlState>,
     /// When the next command is due, if they come faster than [`COMMAND_TIME`].
     due: Instant,
 }
 
-struct Running {
-    live: Live,
-    state: ControlState,
-    /// The ring's memory is gone for now.
-    suspended: bool,
-}
-
 impl Control {
     pub(super) fn new() -> Self {
-        Self { running: None, kick: None, more: false, due: Instant::now() }
-    }
-
-    /// What to sleep on.
-    pub(super) fn kick(&self) -> Option<BorrowedFd<'_>> {
-        self.kick.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Whether the queue has to be looked at without being kicked.
-    pub(super) fn is_polled(&self) -> bool {
-        self.running.is_some() && (self.kick.is_none() || self.more)
+        Self { queue: CommandQueue::default(), state: None, due: Instant::now() }
     }
 
     /// The address that the driver uses, while there is a queue for it to say so.
     pub(super) fn mac(&self) -> Option<[u8; 6]> {
-        self.running.as_ref().map(|running| running.state.mac())
+        self.state.as_ref().map(ControlState::mac)
     }
 
     pub(super) fn start(&mut self, live: Live, kick: Option<OwnedFd>, state: ControlState) {
-        self.running = Some(Running { live, state, suspended: false });
-        self.kick = kick;
+        self.queue.start(live, kick);
+        self.state = Some(state);
     }
 
     pub(super) fn stop(&mut self) -> RingState {
-        self.kick = None;
-        self.running.take().map(|running| running.live.queue.state()).unwrap_or_default()
+        self.state = None;
+        self.queue.stop()
     }
 
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Live)) -> Outcome {
-        if let Some(running) = &mut self.running {
-            change(&mut running.live);
-        }
-        Outcome::Done
-    }
-
-    pub(super) fn replace_kick(&mut self, kick: Option<OwnedFd>) -> Outcome {
-        self.kick = kick;
-        Outcome::Done
-    }
-
-    /// The queue on other memory or another log; without a set-up it rests until there is one.
-    pub(super) fn restart(&mut self, memory: &Arc<GuestMemory>, setup: Option<&QueueSetup>) -> Outcome {
-        let Some(running) = &mut self.running else { return Outcome::Done };
-        running.suspended = setup.is_none();
-        let Some(setup) = setup else { return Outcome::Done };
-        match DeviceQueue::new(memory, setup, running.live.queue.state()) {
-            Ok(queue) => {
-                running.live.queue = queue;
-                running.live.memory = Arc::clone(memory);
-                Outcome::Done
-            }
-            Err(_) => {
-                self.running = None;
-                Outcome::Failed
-            }
-        }
-    }
-
-    /// Carries out the commands that are waiting, and has the driver kick for the next one.
-    pub(super) fn serve(&mut self, serving: &Serving, guest: &GuestPort) {
-        if let Some(kick) = &self.kick {
-            let _ = rustix::io::read(kick, &mut [0u8; 8]);
-        }
-        self.more = false;
-        let Some(Running { live, state, suspended: false }) = &mut self.running else { return };
-        if !live.enabled || live.queue.fault().is_some() {
-            return;
-        }
-        let memory = Arc::clone(&live.memory);
-        let mut burst = Burst::new();
+    /// Carries out the commands that are waiting, and has the driver kick for the next one. The fault that retires the queue, if
+    /// there is one.
+    pub(super) fn serve(&mut self, serving: &Serving, guest: &GuestPort) -> Option<DriverFault> {
+        self.queue.visit();
+        let state = self.state.as_mut()?;
         for _ in 0..COMMANDS_MAX {
             let ahead = self.due.saturating_duration_since(Instant::now());
             if ahead > COMMAND_CREDIT {
                 let nanos = (ahead - COMMAND_CREDIT).as_nanos() as i64;
                 serving.stopping.sleep(Timespec { tv_sec: 0, tv_nsec: nanos });
             }
-            let count = live.queue.pop(&memory, &mut burst, 1).unwrap_or(0);
-            if let Some(fault) = live.queue.fault() {
-                guest.facts.lock().fault = Some(format!("control queue retired: {fault}"));
-            }
-            if count == 0 && !live.queue.enable_notify() {
-                return;
-            }
+            let live = self.queue.served()?;
+            let memory = Arc::clone(&live.memory);
+            let mut burst = Burst::new();
+            let count = match live.queue.pop(&memory, &mut burst, 1) {
+                Ok(0) if !live.queue.enable_notify() => return None,
+                Ok(count) => count,
+                Err(fault) => return Some(fault),
+            };
             self.due = self.due.max(Instant::now()) + COMMAND_TIME * count as u32;
             while let Some(chain) = burst.take() {
                 // The address is in force before the driver sees the answer: its next frame may carry it already.
@@ -138,11 +80,10 @@ impl Control {
                 }
                 live.queue.complete(&burst, chain, written);
             }
-            let due = live.flush();
-            add(&guest.control_stats.calls, u64::from(due.is_some()));
-            call(due);
+            add(&guest.control_stats.calls, u64::from(self.queue.flush()));
         }
-        self.more = true;
+        self.queue.more = true;
+        None
     }
 }
 

@@ -53,18 +53,27 @@ pub(super) trait Device {
     /// Somebody asked for attention: a queue was retired, memory died, the operator changed something.
     fn attend(&mut self, protocol: &mut Protocol) -> Result<(), End>;
 
-    /// What wakes [`Self::serve`].
-    fn kick(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// What wakes [`Self::serve`] and [`Self::administer`].
+    fn kicks(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
-    /// Whether [`Self::serve`] is to be called from time to time: nobody writes the kick.
+    /// Whether these are to be called from time to time: nobody writes the kick.
     fn is_polled(&self) -> bool {
         false
     }
 
     /// Serves the queue of its own that no worker serves, if it has one.
     fn serve(&mut self, _protocol: &mut Protocol) {}
+
+    /// Carries out the next command of the function's administration queue, the `turn`th of this visit. True: there was one; when what
+    /// it brought about is carried out, [`Self::administered`] is called.
+    fn administer(&mut self, _protocol: &mut Protocol, _turn: usize) -> bool {
+        false
+    }
+
+    /// The driver may see the answer to the command.
+    fn administered(&mut self) {}
 }
 
 /// One connection.
@@ -104,7 +113,7 @@ impl<'s> Conversation<'s> {
                 Ok((len, fds)) => {
                     self.protocol.receive(&buffer[..len], fds)?;
                     if self.carry_out(device)? {
-                        device.serve(&mut self.protocol);
+                        self.serve_commands(device)?;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -121,8 +130,8 @@ impl<'s> Conversation<'s> {
             PollFd::new(&self.stopping.wake, PollFlags::IN),
             PollFd::new(self.attention, PollFlags::IN),
         ];
-        let kick = device.kick();
-        wait.extend(kick.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
+        let kicks = device.kicks();
+        wait.extend(kicks.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
         let calls: Vec<_> = self.protocol.descriptors().collect();
         wait.extend(calls.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = (device.is_polled() || self.protocol.is_polled()).then_some(LOOK_INTERVAL);
@@ -131,9 +140,8 @@ impl<'s> Conversation<'s> {
             Err(error) => return Err(io::Error::from(error).into()),
         }
         let fired = |at: usize| wait.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let behind = 3 + usize::from(kick.is_some());
-        let (attention, kicked, called) =
-            (fired(2), kick.is_some() && fired(3), (behind..wait.len()).any(fired));
+        let behind = 3 + kicks.len();
+        let (attention, kicked, called) = (fired(2), (3..behind).any(fired), (behind..wait.len()).any(fired));
         if self.stopping.is_set() {
             return Err(End::Stopping);
         }
@@ -147,7 +155,22 @@ impl<'s> Conversation<'s> {
             self.carry_out(device)?;
         }
         if kicked || device.is_polled() {
-            device.serve(&mut self.protocol);
+            self.serve_commands(device)?;
+        }
+        Ok(())
+    }
+
+    /// Serves the device's queues of commands. What a command of the administration queue brings about is done when its driver sees the
+    /// answer.
+    fn serve_commands(&mut self, device: &mut impl Device) -> Result<(), End> {
+        device.serve(&mut self.protocol);
+        let mut turn = 0;
+        while device.administer(&mut self.protocol, turn) {
+            if self.carry_out(device)? {
+                device.serve(&mut self.protocol);
+            }
+            device.administered();
+            turn += 1;
         }
         Ok(())
     }

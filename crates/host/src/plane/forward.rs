@@ -100,7 +100,7 @@ impl Forwarder {
         let transmit_queue = &guest.transmit[usize::from(pair)];
         let stats = &transmit_queue.stats;
         let mut guard = transmit_queue.live.lock();
-        let Some(live) = guard.as_mut().filter(|live| live.queue.fault().is_none()) else { return 0 };
+        let Some(live) = guard.as_mut().filter(|live| live.is_touched()) else { return 0 };
         let settled = live.settle(self.now);
         let Live { queue, memory, rules, enabled, lanes, .. } = live;
 
@@ -122,7 +122,7 @@ impl Forwarder {
         queue.disable_notify();
 
         let mut frames = recycle_frames(std::mem::take(&mut self.frames));
-        // A disabled transmit queue is emptied and its frames thrown away (vhost-user, "ring states").
+        // A front-end's disabled transmit queue is emptied and its frames thrown away (vhost-user, "ring states").
         let opened = if *enabled { popped.chains() } else { &[] };
         stats.dropped(DropReason::SenderDisabled, (count - opened.len()) as u64);
         // Chains that bear no frame.

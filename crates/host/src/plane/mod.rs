@@ -6,9 +6,11 @@
 //! filters of the host's interfaces, one that compares the load of workers. How they share ports: docs/adr/0003.
 
 mod addresses;
+mod admin;
 mod backlog;
 mod calls;
 mod change;
+mod commands;
 mod control;
 mod conversation;
 mod deliver;

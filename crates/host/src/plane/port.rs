@@ -21,7 +21,7 @@ use crate::capture::{CapturePoint, Direction, Sighting};
 use crate::config::resolved::{PortConfig, QmpConfig};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use devices::net::control::ControlState;
-use devices::net::{Acknowledged, Frame, Offered, ReceiveRules, TransmitRules};
+use devices::net::{Acknowledged, Features, Frame, Offered, ReceiveRules, TransmitRules};
 use guestmem::GuestMemory;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -223,7 +223,7 @@ impl Port {
             return Step::Doze;
         }
         let mut guard = guest.transmit[pair].live.lock();
-        match guard.as_mut().filter(|live| live.queue.fault().is_none()) {
+        match guard.as_mut().filter(|live| live.is_touched()) {
             Some(live) if live.polled => {
                 if lingers {
                     Step::Busy
@@ -331,18 +331,25 @@ impl GuestPort {
         })
     }
 
-    /// Virtqueues of the device: a pair for each queue pair, and the control queue behind them (virtio 1.3 §5.1.2).
+    /// Virtqueues of the device: two for each queue pair, and a control queue (virtio 1.3 §5.1.2).
     pub(super) fn queue_count(&self) -> u16 {
-        self.control_index() + 1
+        self.frame_queues() + 1
     }
 
-    /// Index of the control queue.
-    pub(super) fn control_index(&self) -> u16 {
+    /// Virtqueues for frames.
+    pub(super) fn frame_queues(&self) -> u16 {
         2 * self.transmit.len() as u16
     }
 
-    /// Where the queue of a virtqueue index runs: receive queues are even, transmit queues odd. `None` for the control
-    /// queue and beyond.
+    /// Index of the control queue: as the driver's features have it, and behind all pairs where those speak of none.
+    pub(super) fn control_index(&self, acknowledged: Option<Acknowledged>) -> u16 {
+        let acknowledged = acknowledged.filter(|acknowledged| acknowledged.has(Features::CTRL_VQ));
+        let pairs = self.transmit.len() as u16;
+        acknowledged.map_or(self.frame_queues(), |acknowledged| acknowledged.control_queue(pairs))
+    }
+
+    /// Where the queue of a virtqueue index runs that is one for frames: receive queues are even, transmit queues odd. `None`:
+    /// the index is beyond those.
     pub(super) fn slot(&self, index: u16) -> Option<&Mutex<Option<Live>>> {
         let pair = usize::from(index / 2);
         if index.is_multiple_of(2) {
@@ -394,6 +401,8 @@ pub(super) struct Live {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) rules: Rules,
     pub(super) enabled: bool,
+    /// While it is not enabled, what is in it stays there: its driver is not ready, or has stopped the device. Else it is emptied.
+    pub(super) keeps: bool,
     pub(super) call: Option<Arc<OwnedFd>>,
     pub(super) error: Option<OwnedFd>,
     /// No kick descriptor: the driver does not notify, we look.
@@ -424,6 +433,12 @@ impl Rules {
 }
 
 impl Live {
+    /// Whether its worker may touch the ring.
+    #[inline]
+    pub(super) fn is_touched(&self) -> bool {
+        (self.enabled || !self.keeps) && self.queue.fault().is_none()
+    }
+
     /// Tells the front-end that the ring has failed (vhost-user `SET_VRING_ERR`).
     pub(super) fn report_error(&self) {
         if let Some(fd) = &self.error {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use transport::event::{Event, Outcome, Outgoing, QueueStart};
-use transport::pci::{self, Description};
+use transport::pci::{self, Description, NotifyKind};
 use transport::vfio_user::{self, ClientFault, OfferFault};
 use transport::vhost_user::{self, FrontendFault, ProtocolFeatures};
 use virtqueue::{DeviceQueue, Endian, QueueSetup, QueueSize, RingState, SetupFault};
@@ -29,6 +29,17 @@ const BLOCK: u16 = 2;
 const MASS_STORAGE: u32 = 0x01_8000;
 /// How often the ring of a relayed queue is looked at whose doorbell nobody reads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// Entries of the administration queue; a command takes four.
+const ADMIN_QUEUE_SIZE: u16 = 64;
+
+/// The queues of a function's device.
+struct Queues {
+    count: u16,
+    /// There is an administration queue behind them.
+    has_admin: bool,
+    /// Those that the device only reads.
+    readable_only: Vec<u16>,
+}
 
 /// What the other side broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -134,6 +145,14 @@ impl Protocol {
         }
     }
 
+    /// The function, where there is one.
+    pub(super) fn function(&mut self) -> Option<&mut Function> {
+        match self {
+            Self::VhostUser(_) => None,
+            Self::VfioUser(function) => Some(function),
+        }
+    }
+
     /// Whether we are the whole function, and a driver's choice can be refused.
     pub(super) fn is_function(&self) -> bool {
         matches!(self, Self::VfioUser(_))
@@ -224,7 +243,8 @@ impl Protocol {
 }
 
 impl Function {
-    /// A network device's function at power-on, for one client.
+    /// A network device's function at power-on, for one client: `queues` virtqueues and, where a driver can find it, the
+    /// administration queue.
     pub(super) fn for_network(
         config: &FunctionConfig,
         features: u64,
@@ -233,7 +253,8 @@ impl Function {
     ) -> Result<Self, FunctionFault> {
         // A network device only reads its transmit queues.
         let readable_only = (1..queues).step_by(2).collect();
-        Self::new(config, (NETWORK, ETHERNET), features, queues, device_config, readable_only)
+        let queues = Queues { count: queues, has_admin: true, readable_only };
+        Self::new(config, (NETWORK, ETHERNET), features, queues, device_config)
     }
 
     /// As [`Self::for_network`], of a block device.
@@ -243,31 +264,36 @@ impl Function {
         queues: u16,
         device_config: &[u8],
     ) -> Result<Self, FunctionFault> {
-        Self::new(config, (BLOCK, MASS_STORAGE), features, queues, device_config, Vec::new())
+        let queues = Queues { count: queues, has_admin: false, readable_only: Vec::new() };
+        Self::new(config, (BLOCK, MASS_STORAGE), features, queues, device_config)
     }
 
     fn new(
         config: &FunctionConfig,
         (device_type, class): (u16, u32),
         features: u64,
-        queues: u16,
+        queues: Queues,
         device_config: &[u8],
-        readable_only: Vec<u16>,
     ) -> Result<Self, FunctionFault> {
+        let Queues { count: queues, has_admin, readable_only } = queues;
+        let is_modern = config.interface != pci::Interface::Legacy;
         // A ring's addresses are the client's: those that its IOMMU has, if there is one.
-        let platform =
-            if config.interface == pci::Interface::Legacy { 0 } else { pci::features::F_ACCESS_PLATFORM };
+        let platform = if is_modern { pci::features::F_ACCESS_PLATFORM } else { 0 };
+        let admin_queue = QueueSize::try_from(ADMIN_QUEUE_SIZE).ok().filter(|_| is_modern && has_admin);
+        let kick_count = queues + u16::from(admin_queue.is_some());
+        // Nobody reads the data of doorbells that are mapped, and the kernel cannot listen at a port for some of the values only.
+        let data = is_modern && !config.mapped && config.notify == [NotifyKind::Mmio];
         let description = Description {
             device_type,
             class,
             interface: config.interface,
             notify: config.notify.clone(),
             mapped: config.mapped,
-            notification_data: false,
-            msix: true,
+            notification_data: data,
+            msix: config.msix,
             features: u128::from(features) | platform,
             queue_size_max: vec![config.queue_size; usize::from(queues)],
-            admin_queue: None,
+            admin_queue,
             config: device_config.to_vec(),
             endian: Endian::Little,
             shared_memory: Vec::new(),
@@ -275,7 +301,8 @@ impl Function {
             sr_iov: None,
         };
         let region_file = config.mapped.then(|| doorbell_file(&description)).transpose()?;
-        let kicks = (0..queues).map(|_| Wake::new().map(OwnedFd::from)).collect::<io::Result<Vec<_>>>()?;
+        let kicks =
+            (0..kick_count).map(|_| Wake::new().map(OwnedFd::from)).collect::<io::Result<Vec<_>>>()?;
         let own = kicks.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         let interrupt = Wake::new()?;
         let offer = vfio_user::Offer {
@@ -386,6 +413,12 @@ impl Function {
             self.raised = Some(fd);
         }
     }
+
+    /// Carries out an administration command: what to write into its answer, of at most `writable` bytes. Its events are to be
+    /// carried out before the driver sees that.
+    pub(super) fn admin_command(&mut self, readable: &[u8], writable: usize) -> Vec<u8> {
+        self.session.admin_command(readable, writable)
+    }
 }
 
 /// The file of the notify page, as long as its BAR is up to the page's end: the client dies of a shorter one.
@@ -401,8 +434,7 @@ fn doorbell_file(description: &Description) -> Result<OwnedFd, FunctionFault> {
 mod tests {
     use super::*;
     use rustix::pipe::{PipeFlags, pipe_with};
-    use transport::pci::{Interface, NotifyKind};
-    use virtqueue::QueueSize;
+    use transport::pci::Interface;
 
     #[test]
     fn only_eventfds_are_signalled() {
@@ -411,6 +443,7 @@ mod tests {
             notify: vec![NotifyKind::Mmio],
             queue_size: QueueSize::try_from(256).unwrap(),
             mapped: false,
+            msix: true,
         };
         let mut function = Function::for_network(&config, 0, 3, &[0; 24]).unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();

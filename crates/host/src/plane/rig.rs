@@ -92,6 +92,7 @@ fn connected(guest: RigGuest) -> anyhow::Result<GuestPort> {
             memory: Arc::clone(&memory),
             rules: Rules::new(acknowledged),
             enabled: true,
+            keeps: false,
             call: None,
             error: None,
             polled: true,

@@ -3,7 +3,10 @@
 //! [`Connection`] starts, stops and changes queues, and nothing else: it never touches a frame. When a connection ends, for
 //! whatever reason, its queues stop and the next front-end is waited for.
 
+mod commands;
+
 use super::calls::Moderation;
+use super::commands::CommandQueue;
 use super::conversation::{Conversation, Device, End, PAUSE, usable};
 use super::forward::Forwarder;
 use super::kicks::Cause;
@@ -12,10 +15,9 @@ use super::port::{Attachment, Facts, GuestPort, Live, Port, Rules};
 use super::protocol::{Function, Protocol};
 use super::stats::QueueStats;
 use super::uplinks::Uplinks;
-use super::{Origin, Stopping, addresses, control};
+use super::{Origin, Stopping, control};
 use crate::config::resolved::{Attach, PortConfig};
 use devices::net::config::{Duplex, NetConfig, SPEED_UNKNOWN};
-use devices::net::control::ControlState;
 use devices::net::{Acknowledged, FeatureFault, Features, rarp};
 use guestmem::GuestMemory;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -89,10 +91,23 @@ struct Connection<'s> {
     config: NetConfig,
     /// `None` until the front-end sets features that were offered.
     acknowledged: Option<Acknowledged>,
+    /// Which queue is the control queue with the features that were agreed last.
+    control_index: u16,
     memory: Arc<GuestMemory>,
     queues: Vec<QueueEnd>,
     forwarder: Option<Forwarder>,
     control: control::Control,
+    admin: CommandQueue,
+}
+
+/// What a virtqueue is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Frames,
+    Control,
+    Admin,
+    /// Nothing, with the features that were agreed.
+    None,
 }
 
 /// What the session keeps of a queue outside the ring itself.
@@ -110,7 +125,7 @@ impl Device for Connection<'_> {
             Event::QueuesRestart(restart) => self.restart(restart),
             Event::QueueStart(start) => self.start(protocol, *start),
             Event::QueueStop { index, .. } => Outcome::Stopped(self.stop(index)),
-            Event::QueueEnable { index, enabled } => self.with_live(index, |live| live.enabled = enabled),
+            Event::QueueEnable { index, enabled } => self.enable(protocol, index, enabled),
             Event::QueueKick { index, kick } => self.replace_kick(index, kick),
             Event::QueueCall { index, call } => match usable(call) {
                 Ok(call) => self.with_live(index, |live| {
@@ -135,6 +150,7 @@ impl Device for Connection<'_> {
             Event::ResetDevice => {
                 self.stop_all();
                 self.acknowledged = None;
+                self.control_index = self.guest.control_index(None);
                 self.config = net_config(&self.serving.port.config.load(), self.guest);
                 self.show_config(protocol);
                 Outcome::Done
@@ -163,11 +179,8 @@ impl Device for Connection<'_> {
         for index in 0..self.queues.len() as u16 {
             let Some(slot) = self.guest.slot(index) else { continue };
             let Some(fault) = slot.lock().as_ref().and_then(|live| live.queue.fault()) else { continue };
-            let text = format!("queue {index} retired: {fault}");
-            if self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text) {
-                tracing::warn!(port = self.serving.port.name, "{text}");
+            if self.retired(protocol, format!("queue {index} retired: {fault}")) {
                 slot.lock().iter().for_each(Live::report_error);
-                protocol.needs_reset();
             }
         }
         self.guest.count_ready();
@@ -175,21 +188,24 @@ impl Device for Connection<'_> {
         Ok(())
     }
 
-    fn kick(&self) -> Option<BorrowedFd<'_>> {
-        self.control.kick()
+    fn kicks(&self) -> Vec<BorrowedFd<'_>> {
+        self.control.queue.kick().into_iter().chain(self.admin.kick()).collect()
     }
 
     fn is_polled(&self) -> bool {
-        self.control.is_polled()
+        self.control.queue.is_polled() || self.admin.is_polled()
     }
 
-    /// Carries out what waits in the control queue. A driver that reads its address finds the one that it was given.
     fn serve(&mut self, protocol: &mut Protocol) {
-        self.control.serve(self.serving, self.guest);
-        if let Some(mac) = self.control.mac().filter(|mac| *mac != self.config.mac) {
-            self.config.mac = mac;
-            self.show_config(protocol);
-        }
+        self.serve_control(protocol);
+    }
+
+    fn administer(&mut self, protocol: &mut Protocol, turn: usize) -> bool {
+        self.serve_admin(protocol, turn)
+    }
+
+    fn administered(&mut self) {
+        self.admin.flush();
     }
 }
 
@@ -200,11 +216,23 @@ impl<'s> Connection<'s> {
             guest,
             config,
             acknowledged: None,
+            control_index: guest.control_index(None),
             memory: Arc::default(),
             queues: (0..guest.queue_count()).map(|_| QueueEnd::default()).collect(),
             forwarder: None,
             control: control::Control::new(),
+            admin: CommandQueue::default(),
         }
+    }
+
+    /// Says, once, that a queue was retired.
+    fn retired(&mut self, protocol: &mut Protocol, text: String) -> bool {
+        let is_news = self.guest.facts.lock().fault.replace(text.clone()).as_ref() != Some(&text);
+        if is_news {
+            tracing::warn!(port = self.serving.port.name, "{text}");
+            protocol.needs_reset();
+        }
+        is_news
     }
 
     fn show_config(&self, protocol: &mut Protocol) {
@@ -248,6 +276,8 @@ impl<'s> Connection<'s> {
         };
         match acknowledged {
             Ok(acknowledged) => {
+                // No queue runs that would be another one now: neither protocol changes these bits under way.
+                self.control_index = self.guest.control_index(Some(acknowledged));
                 self.acknowledged = Some(acknowledged);
                 self.guest.facts.lock().acknowledged = acknowledged.names().collect();
                 self.restart(restart)
@@ -261,6 +291,19 @@ impl<'s> Connection<'s> {
         }
     }
 
+    fn role(&self, index: u16) -> Role {
+        if index == self.control_index {
+            Role::Control
+        } else if index == self.guest.queue_count() {
+            // Only a function has one more.
+            Role::Admin
+        } else if self.guest.slot(index).is_some() {
+            Role::Frames
+        } else {
+            Role::None
+        }
+    }
+
     fn memory(&mut self, memory: Arc<GuestMemory>, restart: Vec<QueueRestart>) -> Outcome {
         self.memory = memory;
         self.restart(restart)
@@ -268,6 +311,10 @@ impl<'s> Connection<'s> {
 
     fn start(&mut self, protocol: &Protocol, start: QueueStart) -> Outcome {
         let QueueStart { index, setup, state, kick, call, err, enabled, memory } = start;
+        let role = self.role(index);
+        if role == Role::None {
+            return self.refuse(index, "there is no such queue with the features that were agreed");
+        }
         let (Ok(kick), Ok(call), Ok(error)) = (usable(kick), usable(call), usable(err)) else {
             return self.refuse(index, "a kick, call or error descriptor is no eventfd");
         };
@@ -275,7 +322,8 @@ impl<'s> Connection<'s> {
             return self.refuse(index, "no features were agreed");
         };
         let memory = memory.unwrap_or_else(|| Arc::clone(&self.memory));
-        let queue = match protocol.queue(&memory, &setup, state).map(|queue| directed(queue, index)) {
+        let queue = match protocol.queue(&memory, &setup, state) {
+            Ok(queue) if role == Role::Frames => directed(queue, index),
             Ok(queue) => queue,
             Err(fault) => return self.refuse(index, &fault.to_string()),
         };
@@ -283,16 +331,15 @@ impl<'s> Connection<'s> {
         let call = call.map(Arc::new);
         let polled = kick.is_none();
         let (moderation, lanes, blocked) = (Moderation::default(), Vec::new(), None);
-        let live = Live { queue, memory, rules, enabled, call, error, polled, moderation, lanes, blocked };
-        if index == self.guest.control_index() {
-            let mac = self.serving.port.config.load().mac.unwrap_or_default();
-            let pairs = self.guest.transmit.len() as u16;
-            // Until the driver says otherwise it uses one pair (virtio 1.3 §5.1.5).
-            if acknowledged.has(Features::MQ) {
-                self.guest.pairs_used.store(1, Relaxed);
-                self.guest.count_ready();
-            }
-            self.control.start(live, kick, ControlState::new(acknowledged, Endian::Little, mac, pairs));
+        let keeps = protocol.is_function();
+        let live =
+            Live { queue, memory, rules, enabled, keeps, call, error, polled, moderation, lanes, blocked };
+        if role == Role::Admin {
+            self.admin.start(live, kick);
+            return Outcome::Done;
+        }
+        if role == Role::Control {
+            self.start_control(live, kick, acknowledged);
             return Outcome::Done;
         }
         self.place(index, live);
@@ -329,16 +376,11 @@ impl<'s> Connection<'s> {
     }
 
     fn stop(&mut self, index: u16) -> RingState {
-        if index == self.guest.control_index() {
-            self.guest.filter.store(None);
-            addresses::forget(
-                &self.serving.port,
-                addresses::ReportSource::ControlQueue,
-                self.serving.origin.now(),
-            );
-            self.serving.uplinks.changed();
-            self.guest.pairs_used.store(u16::MAX, Relaxed);
-            return self.control.stop();
+        match self.role(index) {
+            Role::Control => return self.stop_control(),
+            Role::Admin => return self.admin.stop(),
+            Role::None => return RingState::default(),
+            Role::Frames => {}
         }
         self.watch(index, None);
         let suspended = self.queues[usize::from(index)].suspended.take();
@@ -368,7 +410,7 @@ impl<'s> Connection<'s> {
     }
 
     fn stop_all(&mut self) {
-        for index in 0..self.queues.len() as u16 {
+        for index in 0..=self.queues.len() as u16 {
             self.stop(index);
         }
         for entry in self.guest.steering.iter() {
@@ -379,9 +421,10 @@ impl<'s> Connection<'s> {
     /// Moves running and suspended queues to a new set-up: same place in the ring, other memory, addresses or log.
     fn restart(&mut self, restarts: Vec<QueueRestart>) -> Outcome {
         let mut outcome = Outcome::Done;
+        let memory = Arc::clone(&self.memory);
         for QueueRestart { index, setup } in restarts {
-            if index == self.guest.control_index() {
-                if self.control.restart(&self.memory, setup.as_ref()) == Outcome::Failed {
+            if let Some(queue) = self.command_queue(index) {
+                if queue.restart(&memory, setup.as_ref()) == Outcome::Failed {
                     outcome = Outcome::Failed;
                 }
                 continue;
@@ -419,9 +462,19 @@ impl<'s> Connection<'s> {
         outcome
     }
 
+    /// Whether chains of a queue are served. What was lent of a function's queue comes back first: one whose device an
+    /// administration command has stopped is not touched (virtio 1.4 §2.13.4.4).
+    fn enable(&mut self, protocol: &Protocol, index: u16, enabled: bool) -> Outcome {
+        let outcome = self.with_live(index, |live| live.enabled = enabled);
+        if protocol.is_function() {
+            if enabled { self.open_lanes(index) } else { self.close_lanes(index) }
+        }
+        outcome
+    }
+
     fn with_live(&mut self, index: u16, change: impl FnOnce(&mut Live)) -> Outcome {
-        if index == self.guest.control_index() {
-            return self.control.change(change);
+        if let Some(queue) = self.command_queue(index) {
+            return queue.change(change);
         }
         let Some(slot) = self.guest.slot(index) else { return Outcome::Failed };
         if let Some(live) = slot.lock().as_mut() {
@@ -439,8 +492,11 @@ impl<'s> Connection<'s> {
             Ok(kick) => kick,
             Err(outcome) => return outcome,
         };
-        if index == self.guest.control_index() {
-            return self.control.replace_kick(kick);
+        if let Some(queue) = self.command_queue(index) {
+            return queue.replace_kick(kick);
+        }
+        if self.role(index) != Role::Frames {
+            return Outcome::Failed;
         }
         let polled = kick.is_none();
         self.watch(index, kick);
@@ -487,7 +543,7 @@ fn net_config(port: &PortConfig, guest: &GuestPort) -> NetConfig {
     }
 }
 
-/// A network device only reads its transmit queues, the odd ones.
+/// A network device only reads its transmit queues, the odd ones of those for frames.
 fn directed(queue: DeviceQueue, index: u16) -> DeviceQueue {
     if index.is_multiple_of(2) { queue } else { queue.readable_only() }
 }

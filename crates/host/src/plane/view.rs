@@ -351,7 +351,7 @@ fn state(port: &Port) -> PortState {
 
 fn queue_views(guest: &GuestPort) -> Vec<QueueView> {
     let mut views = Vec::new();
-    for index in 0..guest.control_index() {
+    for index in 0..guest.frame_queues() {
         let Some(slot) = guest.slot(index) else { continue };
         let guard = slot.lock();
         let Some(live) = guard.as_ref() else { continue };

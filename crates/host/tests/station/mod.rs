@@ -407,7 +407,7 @@ pub fn table(file: &OwnedFd, guest: u64, len: u64) -> VhostUserMemoryRegionInfo 
 pub fn connect(socket: &Path) -> Frontend {
     let end = Instant::now() + PATIENCE;
     loop {
-        match Frontend::connect(socket, 8) {
+        match Frontend::connect(socket, 16) {
             Ok(frontend) => return frontend,
             Err(error) => assert!(Instant::now() < end, "{error}"),
         }
@@ -425,7 +425,7 @@ pub fn negotiate(frontend: &mut Frontend, wanted: Features) -> u64 {
     features
 }
 
-fn eventfd() -> EventFd {
+pub fn eventfd() -> EventFd {
     EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK | vmm_sys_util::eventfd::EFD_CLOEXEC).unwrap()
 }
 

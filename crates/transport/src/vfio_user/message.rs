@@ -4,6 +4,7 @@
 //! a payload; everything is little endian. What each command may carry stands in one table, [`Command::shape`].
 
 use super::ClientFault;
+use crate::framing;
 use std::fmt;
 
 /// Bytes of the header.
@@ -166,6 +167,33 @@ impl Header {
             _ => return Err(ClientFault::MessageType { command, flags }),
         };
         Ok(Self { id, command, kind, size: payload })
+    }
+}
+
+/// A whole message.
+pub(super) type Message = framing::Message<Header>;
+
+impl framing::Header for Header {
+    const SIZE: usize = HEADER_SIZE;
+    /// The longest message and what may follow it.
+    const BUFFERED_MAX: usize = HEADER_SIZE + PAYLOAD_MAX + 64 * 1024;
+    const FDS_MAX: usize = FDS_MAX;
+    type Fault = ClientFault;
+
+    fn parse_first(bytes: &[u8]) -> Option<Result<Self, ClientFault>> {
+        bytes.first_chunk().map(Self::parse)
+    }
+
+    fn payload_size(&self) -> usize {
+        self.size
+    }
+
+    fn flood(count: usize) -> ClientFault {
+        ClientFault::Flood { count, most: Self::BUFFERED_MAX }
+    }
+
+    fn too_many_fds(count: usize) -> ClientFault {
+        ClientFault::TooManyFds { count }
     }
 }
 

@@ -70,7 +70,6 @@
 mod access;
 mod dma;
 mod fault;
-mod framing;
 mod info;
 mod irqs;
 mod memory;

@@ -2,15 +2,15 @@
 
 use super::access::Writes;
 use super::dma::{Accesses, DmaDone, DmaFault};
-use super::framing::{Inbox, Message};
 use super::irqs::{Change, Irqs};
 use super::memory::DmaTable;
-use super::message::{Command, Fields, Header, Kind, emit_error, emit_reply};
+use super::message::{Command, Fields, Header, Kind, Message, emit_error, emit_reply};
 use super::offer::{Offer, OfferFault};
 use super::queues::Ring;
 use super::version::{self, Client};
 use super::{ClientFault, Refusal};
 use crate::event::{Channel, Event, Outcome, Outgoing};
+use crate::framing::Inbox;
 use crate::pci::features::{F_VERSION_1, TRANSPORT_BITS};
 use crate::pci::{Cause, Effect, Function, Line};
 use guestmem::{GuestAddr, GuestMemory};
@@ -79,7 +79,7 @@ pub struct Session {
     /// A ring that is to stop when its writes are answered. Until then the function waits, and commands do not.
     pub(super) draining: Option<u16>,
     pub(super) accesses: Accesses,
-    inbox: Inbox,
+    inbox: Inbox<Header>,
     fault: Option<ClientFault>,
     refusal: Option<Refusal>,
     current: Option<Current>,

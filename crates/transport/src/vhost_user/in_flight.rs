@@ -5,9 +5,9 @@
 //! or to whoever serves the device after us. Regions of queues follow each other by number, each as long as its layout wants
 //! ([`InFlightLog::region_size`]). What is in a region its queue checks when it is made.
 
-use super::framing::Message;
 use super::memory::RegionTable;
 use super::message::Fields;
+use super::message::Message;
 use super::{FrontendFault, Request, Session};
 use guestmem::{FrontendAddr, GuestAddr, GuestMemory, Region, shared_file};
 use std::sync::Arc;

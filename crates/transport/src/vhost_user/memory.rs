@@ -4,8 +4,7 @@
 //! session has mapped is counted by what somebody still holds ([`Mapped`]), not by the table: earlier tables
 //! live on while the host moves rings, and for as long as a suspended ring stands in them.
 
-use super::framing::Message;
-use super::message::{Fields, REGION_SIZE, RegionMessage, TABLE_REGIONS_MAX};
+use super::message::{Fields, Message, REGION_SIZE, RegionMessage, TABLE_REGIONS_MAX};
 use super::{FrontendFault, Request};
 use guestmem::{DirtyLog, FrontendAddr, GuestAddr, GuestMemory, MapError, Mapping, Region};
 use std::os::fd::AsFd;

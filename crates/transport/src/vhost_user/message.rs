@@ -5,6 +5,7 @@
 
 use super::in_flight::{DESCRIPTION_SIZE, DESCRIPTION_SIZE_PADDED};
 use super::{FrontendFault, ProtocolFeatures};
+use crate::framing;
 use std::fmt;
 
 /// Bytes of the header.
@@ -176,6 +177,44 @@ impl Header {
     }
 }
 
+/// A whole request.
+pub(super) type Message = framing::Message<Header>;
+
+impl Message {
+    /// The request has as many descriptors as it can.
+    pub(super) fn check_fds(&self) -> Result<(), FrontendFault> {
+        let (request, count) = (self.header.request, self.fds.len());
+        let (least, most) = request.shape().fds;
+        if count < least || count > most {
+            return Err(FrontendFault::FdCount { request, count, least, most });
+        }
+        Ok(())
+    }
+}
+
+impl framing::Header for Header {
+    const SIZE: usize = HEADER_SIZE;
+    const BUFFERED_MAX: usize = 64 * 1024;
+    const FDS_MAX: usize = FDS_MAX;
+    type Fault = FrontendFault;
+
+    fn parse_first(bytes: &[u8]) -> Option<Result<Self, FrontendFault>> {
+        bytes.first_chunk().map(Self::parse)
+    }
+
+    fn payload_size(&self) -> usize {
+        self.size
+    }
+
+    fn flood(count: usize) -> FrontendFault {
+        FrontendFault::Flood { count, most: Self::BUFFERED_MAX }
+    }
+
+    fn too_many_fds(count: usize) -> FrontendFault {
+        FrontendFault::TooManyFds { count }
+    }
+}
+
 /// A reply to `request` with this payload, header included.
 pub(super) fn emit_reply(request: Request, payload: &[u8]) -> Vec<u8> {
     emit(request as u32, VERSION | FLAG_REPLY, payload)
@@ -285,6 +324,22 @@ mod tests {
             {
                 let refused = header(request as u32, 0x9, size).unwrap_err();
                 assert_eq!(refused, FrontendFault::PayloadSize { request, size, least, most });
+            }
+        }
+    }
+
+    #[test]
+    fn a_descriptor_too_many_or_too_few_is_named() {
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        for &request in Request::ALL {
+            let (least, most) = request.shape().fds;
+            for count in 0..most + 2 {
+                let header = Header { request, need_reply: false, size: 0 };
+                let fds = (0..count).map(|_| null()).collect();
+                let checked = Message { header, payload: Vec::new(), fds }.check_fds();
+                let named = FrontendFault::FdCount { request, count, least, most };
+                let expected = if (least..=most).contains(&count) { Ok(()) } else { Err(named) };
+                assert_eq!(checked, expected);
             }
         }
     }

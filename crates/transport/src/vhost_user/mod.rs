@@ -62,7 +62,6 @@
 
 mod fault;
 pub mod features;
-mod framing;
 mod in_flight;
 mod memory;
 mod message;

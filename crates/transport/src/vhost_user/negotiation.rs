@@ -1,8 +1,7 @@
 //! Features, configuration, status: what front-end and back-end agree on besides rings and memory.
 
 use super::features::{F_LOG_ALL, TRANSPORT_BITS};
-use super::framing::Message;
-use super::message::{CONFIG_HEADER_SIZE, CONFIG_SIZE_MAX, Fields};
+use super::message::{CONFIG_HEADER_SIZE, CONFIG_SIZE_MAX, Fields, Message};
 use super::{Event, FrontendFault, MEM_SLOTS_MAX, ProtocolFeatures, Request, Session};
 
 /// The MTUs that virtio-net knows, in bytes (virtio 1.3 §5.1.4.1).

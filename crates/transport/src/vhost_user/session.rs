@@ -1,13 +1,13 @@
 //! One connection: takes messages in order, keeps the books, makes events and replies.
 
 use super::features::{F_LOG_ALL, F_PROTOCOL_FEATURES, TRANSPORT_BITS};
-use super::framing::{Inbox, Message};
 use super::in_flight::InFlightMemory;
 use super::memory::RegionTable;
-use super::message::{BACKEND_CONFIG_CHANGE, VringState, emit_backend_request, emit_reply};
+use super::message::{BACKEND_CONFIG_CHANGE, Header, Message, VringState, emit_backend_request, emit_reply};
 use super::rings::{QUEUES_MAX, RingAddresses, Rings, Surroundings};
 use super::{CONFIG_SIZE_MAX, FrontendFault, ProtocolFeatures, Request};
 use crate::event::{Channel, Event, Outcome, Outgoing, QueueRestart, QueueStart};
+use crate::framing::Inbox;
 use guestmem::{DirtyLog, GuestMemory};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -62,7 +62,7 @@ enum InHand {
 #[derive(Debug)]
 pub struct Session {
     pub(super) offer: Offer,
-    inbox: Inbox,
+    inbox: Inbox<Header>,
     fault: Option<FrontendFault>,
     /// Events of the current request that the host has not taken yet.
     events: VecDeque<Event>,
@@ -280,6 +280,7 @@ impl Session {
     }
 
     fn request(&mut self, message: Message) -> Result<(), FrontendFault> {
+        message.check_fds()?;
         let header = message.header;
         let (request, needs) = (header.request, header.request.shape().needs);
         if !self.protocol.contains(needs) {

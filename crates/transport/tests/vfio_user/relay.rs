@@ -45,7 +45,7 @@ fn take_start(told: &mut Vec<Event>, index: u16) -> QueueStart {
 fn ring_setup(index: u16, features: RingFeatures) -> QueueSetup {
     let [desc, driver, device] = ring_at(index).map(GuestAddr);
     let size = QueueSize::try_from(64).unwrap();
-    QueueSetup { size, desc, driver, device, features, log: None }
+    QueueSetup { size, desc, driver, device, features, log: None, in_flight: None }
 }
 
 impl Far {

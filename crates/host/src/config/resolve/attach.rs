@@ -142,7 +142,9 @@ pub(super) fn function(reader: &mut Reader, section: &Section<'_, '_>) -> Option
         reader.refuse(place, "there is no page of doorbells to map", accepted);
     }
     let mapped = doorbells.is_some_and(|(mapped, _)| mapped);
-    Some(FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped })
+    let msix = reader.word(section, "interrupts", &[("msix", true), ("intx", false)]);
+    let msix = msix.is_none_or(|(msix, _)| msix);
+    Some(FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped, msix })
 }
 
 /// The socket of a guest's device, which has to be there.
