@@ -180,7 +180,8 @@ fn a_guest_takes_another_address_only_if_the_operator_lets_it() {
     let wanted = plain() | Features::CTRL_VQ | Features::CTRL_RX | Features::CTRL_MAC_ADDR;
     let mut a = Station::connect(&lab.socket("a"), wanted);
     let mut b = Station::connect(&lab.socket("b"), wanted);
-    let mut control = a.start_control(4);
+    // Without MQ its place does not depend on the pairs that the port has (virtio 1.3 §5.1.2).
+    let mut control = a.start_control(2);
     exchange(&mut a, &mut b, 10);
 
     assert_eq!(control.command(&a, &[&[1, 1][..], &[2, 0, 0, 0, 0, 0xd]].concat()), 1, "refused");

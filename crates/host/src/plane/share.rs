@@ -1,11 +1,12 @@
 //! A source's share of its worker's time.
 //!
-//! Ports that have work get the same *time*, not the same number of frames: who sends 64 KiB frames to many ports would
+//! Guests that have work get the same *time*, not the same number of frames: who sends 64 KiB frames to many ports would
 //! otherwise take nearly all of it. Not the same number of queues either: a guest with eight of them has as much as one with one,
-//! and divides it among them. In each round a port gets [`QUANTUM_NS`] on credit, and each of its sources is served in bursts until
-//! its part of that, or the whole, is used up or nothing is left to do; what it used too much is missing in the next rounds. What is not used is lost,
-//! so nobody saves up. A burst is as long as that part by what its frames have cost lately, and no longer than [`BURST`]: short
-//! frames go in whole bursts, and a round lasts at most about twice as many quanta as ports have work (longer only where one frame
+//! and divides it among them. (A queue of an interface stands for itself: it brings what many have sent.) In each round such an
+//! owner gets [`QUANTUM_NS`] on credit, and each of its sources is served in bursts until its part of that, or the whole, is used up
+//! or nothing is left to do; what it used too much is missing in the next rounds. What is not used is lost, so nobody saves up. A
+//! burst is as long as that part by what the source's frames have cost lately, and no longer than [`BURST`]: short
+//! frames go in whole bursts, and a round lasts at most about twice as many quanta as owners have work (longer only where one frame
 //! costs more than that), which bounds the delay of each.
 
 use super::deliver::BURST;
@@ -13,19 +14,19 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What the sources of a port get in a round, together.
+/// What the sources of an owner get in a round, together.
 const QUANTUM_NS: i64 = 20_000;
 /// The most that a source can owe: a worker that lost its CPU in the middle of a burst is no debt of that source.
 const DEBT_NS: i64 = 50 * QUANTUM_NS;
-/// A source that had work so lately has a part in its port's quantum.
+/// A source that had work so lately has a part in its owner's quantum.
 pub(super) const RECENT: Duration = Duration::from_millis(1);
 /// What a frame is thought to cost before one was measured.
 const FRAME_NS: i64 = 500;
 
-/// The account of one source, beside that of its port.
+/// The account of one source, beside that of its owner.
 pub(super) struct Share {
-    /// Credit of its port.
-    port_ns: Rc<Cell<i64>>,
+    /// Credit of its owner.
+    owner_ns: Rc<Cell<i64>>,
     /// What it gets in a round.
     part_ns: i64,
     credit_ns: i64,
@@ -34,22 +35,22 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The first source of a port.
+    /// The first source of an owner.
     pub(super) fn new() -> Self {
-        Self { port_ns: Rc::default(), part_ns: QUANTUM_NS, credit_ns: 0, frame_ns: FRAME_NS }
+        Self { owner_ns: Rc::default(), part_ns: QUANTUM_NS, credit_ns: 0, frame_ns: FRAME_NS }
     }
 
-    /// Another source of the same port.
+    /// Another source of the same owner.
     pub(super) fn sibling(&self) -> Self {
-        Self { port_ns: Rc::clone(&self.port_ns), ..Self::new() }
+        Self { owner_ns: Rc::clone(&self.owner_ns), ..Self::new() }
     }
 
-    /// A new round, for the port.
-    pub(super) fn refill_port(&self) {
-        self.port_ns.set((self.port_ns.get() + QUANTUM_NS).min(QUANTUM_NS));
+    /// A new round, for the owner.
+    pub(super) fn refill_owner(&self) {
+        self.owner_ns.set((self.owner_ns.get() + QUANTUM_NS).min(QUANTUM_NS));
     }
 
-    /// A new round, in which so many sources of its port have work.
+    /// A new round, in which so many sources of its owner have work.
     pub(super) fn refill(&mut self, sources: usize) {
         self.part_ns = QUANTUM_NS / sources.max(1) as i64;
         self.credit_ns = (self.credit_ns + self.part_ns).min(self.part_ns);
@@ -57,7 +58,7 @@ impl Share {
 
     /// How many frames it may have handled now, up to [`BURST`]; 0: it is the others' turn.
     pub(super) fn frames(&self) -> usize {
-        if self.credit_ns.min(self.port_ns.get()) <= 0 {
+        if self.credit_ns.min(self.owner_ns.get()) <= 0 {
             return 0;
         }
         ((self.part_ns / self.frame_ns) as usize).clamp(1, BURST)
@@ -67,7 +68,7 @@ impl Share {
     pub(super) fn spend(&mut self, frames: usize, ns: u64) {
         let ns = ns as i64;
         self.credit_ns = (self.credit_ns - ns).max(-DEBT_NS);
-        self.port_ns.set((self.port_ns.get() - ns).max(-DEBT_NS));
+        self.owner_ns.set((self.owner_ns.get() - ns).max(-DEBT_NS));
         self.frame_ns = ((3 * self.frame_ns + ns / frames.max(1) as i64) / 4).max(1);
     }
 }
@@ -88,7 +89,7 @@ mod tests {
         let (mut now, mut last, mut longest) = (0u64, 0u64, 0u64);
         for _ in 0..rounds {
             for (who, (shares, (sources, cost))) in shares.iter_mut().zip(ports).enumerate() {
-                shares[0].refill_port();
+                shares[0].refill_owner();
                 for share in shares {
                     share.refill(*sources);
                     while share.frames() > 0 {
@@ -150,7 +151,7 @@ mod tests {
         (1..4).for_each(|_| shares.push(shares[0].sibling()));
         let mut served = [0; 4];
         for _ in 0..10_000 {
-            shares[0].refill_port();
+            shares[0].refill_owner();
             for (share, count) in shares.iter_mut().zip(&mut served) {
                 share.refill(4);
                 while share.frames() > 0 {
@@ -167,13 +168,13 @@ mod tests {
     fn nobody_saves_up_and_a_lost_cpu_is_soon_forgiven() {
         let mut share = Share::new();
         (0..100).for_each(|_| {
-            share.refill_port();
+            share.refill_owner();
             share.refill(1);
         });
-        assert!(share.credit_ns.max(share.port_ns.get()) <= QUANTUM_NS);
+        assert!(share.credit_ns.max(share.owner_ns.get()) <= QUANTUM_NS);
         share.spend(32, 50_000_000);
         let rounds = (0..).take_while(|_| {
-            share.refill_port();
+            share.refill_owner();
             share.refill(1);
             share.frames() == 0
         });

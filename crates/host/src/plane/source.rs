@@ -53,11 +53,15 @@ impl Source {
         }
     }
 
-    /// Its device, for comparing.
-    pub(super) fn device(&self) -> usize {
+    /// Whose share of its worker's time it has: its device's, or its own if it is a queue of an interface, which brings what many have
+    /// sent.
+    pub(super) fn owner(&self) -> (usize, u16) {
         match self {
-            Self::Port(port, _) => Arc::as_ptr(port).addr(),
-            Self::Disk(disk, _) => Arc::as_ptr(disk).addr(),
+            Self::Port(port, index) => match port.attachment {
+                Attachment::Guest(_) => (Arc::as_ptr(port).addr(), 0),
+                Attachment::Link(_) => (Arc::as_ptr(port).addr(), *index),
+            },
+            Self::Disk(disk, _) => (Arc::as_ptr(disk).addr(), 0),
         }
     }
 

@@ -246,24 +246,24 @@ impl Active {
         }
         let last_work = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
         let mut entry = Self { number, source: source.clone(), last_work, asked: now, share: Share::new() };
-        // Those of one port stand side by side.
-        let place = active.partition_point(|other| other.port() < entry.port());
-        if let Some(other) = active.get(place).filter(|other| other.port() == entry.port()) {
+        // Those of one guest stand side by side.
+        let place = active.partition_point(|other| other.owner() < entry.owner());
+        if let Some(other) = active.get(place).filter(|other| other.owner() == entry.owner()) {
             entry.share = other.share.sibling();
         }
         active.insert(place, entry);
     }
 
-    /// Its port, for comparing.
-    fn port(&self) -> usize {
-        self.source.device()
+    /// Whose share it has, for comparing: its device's, or its own if it is a queue of an interface, which brings what many have sent.
+    fn owner(&self) -> (usize, u16) {
+        self.source.owner()
     }
 
-    /// A new round: each port has its quantum, and those of its sources that had work lately divide it.
+    /// A new round: each owner has a quantum, and those of its sources that had work lately divide it.
     fn refill(active: &mut [Self], now: Instant) {
         let had_work = |entry: &&Self| now.saturating_duration_since(entry.last_work) < RECENT;
-        for siblings in active.chunk_by_mut(|one, other| one.port() == other.port()) {
-            siblings[0].share.refill_port();
+        for siblings in active.chunk_by_mut(|one, other| one.owner() == other.owner()) {
+            siblings[0].share.refill_owner();
             let count = siblings.iter().filter(had_work).count();
             siblings.iter_mut().for_each(|entry| entry.share.refill(count));
         }
