@@ -51,7 +51,7 @@ pub const PORT: &[&str] = &[
 pub const VHOST_USER: &[&str] = &["socket", "queue-pairs", "mode"];
 /// `vfio-user = {}` of a port.
 pub const VFIO_USER: &[&str] =
-    &["socket", "queue-pairs", "queue-size", "interface", "notify", "doorbells", "interrupts"];
+    &["socket", "queue-pairs", "queue-size", "interface", "notify", "doorbells", "interrupts", "admin-queue"];
 /// `tap = {}` of a port.
 pub const TAP: &[&str] = &["name", "queues"];
 /// `macvtap = {}` of a port.

@@ -138,11 +138,17 @@ fn vfio_user(
     let mapped = doorbells.is_some_and(|(mapped, _)| mapped);
     let msix = reader.word(section, "interrupts", &[("msix", true), ("intx", false)]);
     let msix = msix.is_none_or(|(msix, _)| msix);
+    let admin_queue = reader.boolean(section, "admin-queue").unwrap_or(false);
+    if admin_queue && interface == Interface::Legacy {
+        let place = reader.place_of(section, "admin-queue");
+        let accepted = "true with the modern or transitional interface";
+        reader.refuse(&place, "no driver could find it", accepted);
+    }
     let queue_size = QueueSize::try_from(size).ok()?;
     Some(Attach::VfioUser {
         socket: socket?,
         queue_pairs: queue_pairs.unwrap_or(1),
-        function: FunctionConfig { interface, notify, queue_size, mapped, msix },
+        function: FunctionConfig { interface, notify, queue_size, mapped, msix, admin_queue },
     })
 }
 
