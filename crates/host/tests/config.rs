@@ -77,10 +77,11 @@ fn a_function_is_read_whole() {
     assert_eq!((plain.interface, plain.queue_size.get()), (Interface::Modern, 256));
     assert_eq!((&*plain.notify, plain.mapped, plain.msix), (&[NotifyKind::Mmio][..], false, true));
     let all = function(
-        ", interface = 'transitional', notify = ['pio', 'mmio'], queue-size = 512, doorbells = 'mapped', interrupts = 'intx'",
+        ", interface = 'transitional', notify = ['pio', 'mmio'], queue-size = 512, doorbells = 'mapped', interrupts = 'intx', admin-queue = true",
     );
     assert_eq!((all.interface, all.queue_size.get()), (Interface::Transitional, 512));
     assert_eq!((&*all.notify, all.mapped, all.msix), (&[NotifyKind::Pio, NotifyKind::Mmio][..], true, false));
+    assert!(all.admin_queue && !plain.admin_queue);
 }
 
 #[test]
@@ -314,6 +315,12 @@ fn mistakes_of_ports() {
             ),
             "4 port.web.vfio-user.doorbells",
             "no page of doorbells",
+            "modern or transitional",
+        ),
+        (
+            port!("switch = 'lan'\nvfio-user = { socket = '/w', interface = 'legacy', admin-queue = true }"),
+            "4 port.web.vfio-user.admin-queue",
+            "no driver",
             "modern or transitional",
         ),
         (

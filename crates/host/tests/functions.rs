@@ -143,7 +143,7 @@ fn administered(lab: &Lab, more: u128) -> (Card, [card::Queue; 2], card::Queue) 
 #[test]
 fn the_administration_queue_lists_gets_and_sets() {
     for more in ["", ", queue-pairs = 3, interface = \"transitional\"", ", doorbells = \"mapped\""] {
-        let lab = lab(more);
+        let lab = lab(&format!(", admin-queue = true{more}"));
         let (mut card, _, mut queue) = administered(&lab, 0);
         let supported = carried_out(&mut card, &mut queue, LIST_QUERY, &[]);
         card.await_call(&queue);
@@ -169,7 +169,7 @@ fn the_administration_queue_lists_gets_and_sets() {
 
 #[test]
 fn a_driver_that_does_not_take_it_finds_no_administration_queue() {
-    let lab = lab(", interface = \"transitional\", queue-pairs = 2");
+    let lab = lab(", interface = \"transitional\", queue-pairs = 2, admin-queue = true");
     let mut card = Card::connect(&lab.socket("card"));
     assert_eq!((card.offered() & ADMIN_VQ, card.vectors()), (ADMIN_VQ, 7));
     card.negotiate(VERSION_1);
@@ -186,7 +186,7 @@ fn a_driver_that_does_not_take_it_finds_no_administration_queue() {
 /// on where it stood.
 #[test]
 fn a_device_that_is_stopped_touches_no_ring_until_it_is_resumed() {
-    let lab = lab("");
+    let lab = lab(", admin-queue = true");
     let mut b = Station::connect(&lab.socket("b"), plain());
     let (mut card, mut queues, mut queue) = administered(&lab, 0);
     let mut control = card.start(2);
@@ -213,7 +213,7 @@ fn a_device_that_is_stopped_touches_no_ring_until_it_is_resumed() {
 /// A queue that was not set up yet is set up by its part while the device is stopped, and runs when it is resumed.
 #[test]
 fn a_queue_is_set_up_by_its_part() {
-    let lab = lab(", queue-pairs = 2");
+    let lab = lab(", queue-pairs = 2, admin-queue = true");
     let (mut card, _, mut queue) = administered(&lab, 0);
     for (opcode, data) in [
         (LIST_USE, 0x3_ff83u64.to_le_bytes().to_vec()),
@@ -251,9 +251,10 @@ fn doorbells_carry_data_where_somebody_reads_them() {
         let mut card = Card::connect(&lab.socket("card"));
         let data = NOTIFICATION_DATA | NOTIF_CONFIG_DATA;
         assert_eq!(card.offered() & data, if offered { data } else { 0 }, "{more}");
+        assert_eq!(card.offered() & ADMIN_VQ, 0, "only where it is asked for");
     }
     for data in [0, NOTIFICATION_DATA, NOTIF_CONFIG_DATA, NOTIFICATION_DATA | NOTIF_CONFIG_DATA] {
-        let lab = lab("");
+        let lab = lab(", admin-queue = true");
         let mut b = Station::connect(&lab.socket("b"), plain());
         let (mut card, mut queues, mut queue) = administered(&lab, data);
         exchange(&mut card, &mut queues, &mut b, 200);

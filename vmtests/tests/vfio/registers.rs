@@ -51,7 +51,9 @@ pub(crate) fn machine(scene: &Scene, machine: &str) -> anyhow::Result<(Ringway, 
     let mut sections = String::new();
     let mut arguments = Vec::new();
     for (at, kind) in (0..).zip(KINDS) {
-        let more = format!(", interface = \"{}\"{}", kind.interface, kind.more);
+        // All that there can be, so that all of it is looked at.
+        let admin = if kind.interface == "legacy" { "" } else { ", admin-queue = true" };
+        let more = format!(", interface = \"{}\"{}{admin}", kind.interface, kind.more);
         let lines = "mac-change = \"allow\"";
         sections.push_str(&port(directory, kind.name, &mac_of(at), &more, lines));
         let address = format!("{:#x}.0", FIRST_SLOT + at);

@@ -238,6 +238,9 @@ pub struct VfioUserSpec {
     /// `msix` or `intx`: whether each queue has an interrupt of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupts: Option<String>,
+    /// Whether modern drivers find the administration queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_queue: Option<bool>,
 }
 
 /// A tap interface.

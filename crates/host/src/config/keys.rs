@@ -51,7 +51,7 @@ pub const PORT: &[&str] = &[
 pub const VHOST_USER: &[&str] = &["socket", "queue-pairs", "mode"];
 /// `vfio-user = {}` of a port.
 pub const VFIO_USER: &[&str] =
-    &["socket", "queue-pairs", "queue-size", "interface", "notify", "doorbells", "interrupts"];
+    &["socket", "queue-pairs", "queue-size", "interface", "notify", "doorbells", "interrupts", "admin-queue"];
 /// `tap = {}` of a port.
 pub const TAP: &[&str] = &["name", "queues"];
 /// `macvtap = {}` of a port.
@@ -89,7 +89,8 @@ pub const DISK: &[&str] = &[
 /// `vhost-user = {}` of a disk.
 pub const DISK_VHOST_USER: &[&str] = &["socket", "queues", "mode"];
 /// `vfio-user = {}` of a disk.
-pub const DISK_VFIO_USER: &[&str] = &["socket", "queues", "queue-size", "interface", "notify", "doorbells"];
+pub const DISK_VFIO_USER: &[&str] =
+    &["socket", "queues", "queue-size", "interface", "notify", "doorbells", "interrupts"];
 /// `rate-limit = {}` of a disk.
 pub const DISK_RATE_LIMIT: &[&str] = &["iops", "iops-burst", "bytes", "bytes-burst"];
 

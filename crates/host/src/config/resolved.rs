@@ -267,6 +267,8 @@ pub struct FunctionConfig {
     pub mapped: bool,
     /// Interrupts by messages, a vector for each queue; without them all come by the one pin (`interrupts = "intx"`).
     pub msix: bool,
+    /// Modern drivers find the administration queue (`admin-queue = true`).
+    pub admin_queue: bool,
 }
 
 /// Which frames are sent from their guest's own pages.

@@ -243,7 +243,7 @@ impl Protocol {
 }
 
 impl Function {
-    /// A network device's function at power-on, for one client: `queues` virtqueues and, where a driver can find it, the
+    /// A network device's function at power-on, for one client: `queues` virtqueues and, if it is wanted, the
     /// administration queue.
     pub(super) fn for_network(
         config: &FunctionConfig,
@@ -279,7 +279,8 @@ impl Function {
         let is_modern = config.interface != pci::Interface::Legacy;
         // A ring's addresses are the client's: those that its IOMMU has, if there is one.
         let platform = if is_modern { pci::features::F_ACCESS_PLATFORM } else { 0 };
-        let admin_queue = QueueSize::try_from(ADMIN_QUEUE_SIZE).ok().filter(|_| is_modern && has_admin);
+        let admin_queue =
+            QueueSize::try_from(ADMIN_QUEUE_SIZE).ok().filter(|_| config.admin_queue && has_admin);
         let kick_count = queues + u16::from(admin_queue.is_some());
         // Nobody reads the data of doorbells that are mapped, and the kernel cannot listen at a port for some of the values only.
         let data = is_modern && !config.mapped && config.notify == [NotifyKind::Mmio];
@@ -444,6 +445,7 @@ mod tests {
             queue_size: QueueSize::try_from(256).unwrap(),
             mapped: false,
             msix: true,
+            admin_queue: false,
         };
         let mut function = Function::for_network(&config, 0, 3, &[0; 24]).unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();

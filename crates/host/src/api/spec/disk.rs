@@ -91,6 +91,9 @@ pub struct DiskVfioUserSpec {
     /// `event` or `mapped`: whether the guest's doorbells are told, or its queues polled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doorbells: Option<String>,
+    /// `msix` or `intx`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupts: Option<String>,
 }
 
 /// Requests and bytes a second, and how many may come at once.

@@ -144,7 +144,14 @@ pub(super) fn function(reader: &mut Reader, section: &Section<'_, '_>) -> Option
     let mapped = doorbells.is_some_and(|(mapped, _)| mapped);
     let msix = reader.word(section, "interrupts", &[("msix", true), ("intx", false)]);
     let msix = msix.is_none_or(|(msix, _)| msix);
-    Some(FunctionConfig { interface, notify, queue_size: QueueSize::try_from(size).ok()?, mapped, msix })
+    let admin_queue = reader.boolean(section, "admin-queue").unwrap_or(false);
+    if admin_queue && interface == Interface::Legacy {
+        let place = reader.place_of(section, "admin-queue");
+        let accepted = "true with the modern or transitional interface";
+        reader.refuse(&place, "no driver could find it", accepted);
+    }
+    let queue_size = QueueSize::try_from(size).ok()?;
+    Some(FunctionConfig { interface, notify, queue_size, mapped, msix, admin_queue })
 }
 
 /// The socket of a guest's device, which has to be there.
