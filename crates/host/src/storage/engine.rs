@@ -4,8 +4,8 @@
 //! descriptor tells when there is something to reap. A worker that looks by itself says so with [`Engine::active`], and no
 //! notification is made.
 //!
-//! Who drops an engine with requests in flight is told nothing of them any more. On io_uring they are cancelled first and waited for, a few
-//! seconds at most; what threads have begun they end in their own time. In both cases the memory stays mapped until then.
+//! Who drops an engine with requests in flight is told nothing of them any more. Those on io_uring are cancelled, those that threads have not
+//! begun forgotten, and the rest is waited for, a few seconds at most: a disk that hangs keeps its memory, and its lock.
 
 use super::bell::Bell;
 use super::fault::{Fault, FaultPlan};

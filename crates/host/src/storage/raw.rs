@@ -187,6 +187,13 @@ impl RawFile {
     }
 }
 
+impl Drop for RawFile {
+    /// A ring that has ended holds the file for some time yet; the next opener need not wait for that.
+    fn drop(&mut self) {
+        sys::unlock(&self.file);
+    }
+}
+
 impl AsFd for RawFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

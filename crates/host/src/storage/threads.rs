@@ -17,10 +17,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Threads of one engine.
 const THREADS: usize = 4;
+/// How long the end of an engine waits for what its threads have begun.
+const END_WAIT: Duration = Duration::from_secs(3);
 
 pub(super) struct Threads {
     pool: Arc<Pool>,
@@ -28,6 +31,7 @@ pub(super) struct Threads {
     /// Slots that wait for others to have written.
     deferred: Vec<u32>,
     finished: Vec<Finished>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the threads and the engine have in common.
@@ -35,6 +39,7 @@ struct Pool {
     image: Arc<Image>,
     queue: Mutex<Queue>,
     more: Condvar,
+    ended: Condvar,
     finished: Mutex<Vec<Finished>>,
     bell: Arc<Bell>,
     /// Whether the engine's owner sleeps, or is about to.
@@ -45,6 +50,8 @@ struct Pool {
 struct Queue {
     jobs: VecDeque<(u32, Box<Job>)>,
     is_closed: bool,
+    /// Threads that have not ended.
+    threads: usize,
 }
 
 /// A job that comes back; `None`: it has to wait.
@@ -60,15 +67,17 @@ impl Threads {
             image,
             queue: Mutex::default(),
             more: Condvar::new(),
+            ended: Condvar::new(),
             finished: Mutex::default(),
             bell,
             rests: AtomicBool::new(true),
         });
-        let this =
-            Self { pool, requests: Requests::new(depth, now), deferred: Vec::new(), finished: Vec::new() };
+        let (requests, threads) = (Requests::new(depth, now), Vec::with_capacity(THREADS));
+        let mut this = Self { pool, requests, deferred: Vec::new(), finished: Vec::new(), threads };
         for _ in 0..THREADS {
             let pool = Arc::clone(&this.pool);
-            std::thread::Builder::new().name("disk".into()).spawn(move || pool.run())?;
+            this.threads.push(std::thread::Builder::new().name("disk".into()).spawn(move || pool.run())?);
+            this.pool.queue.lock().threads += 1;
         }
         Ok(this)
     }
@@ -134,12 +143,20 @@ impl Threads {
 }
 
 impl Drop for Threads {
-    /// Lets the threads end when they are done with what they have begun. It does not wait for them: they own all that they use.
+    /// Lets the threads end when they are done with what they have begun, and waits for that a little: a disk that hangs keeps them, and
+    /// they own all that they use.
     fn drop(&mut self) {
         let mut queue = self.pool.queue.lock();
         queue.is_closed = true;
         queue.jobs.clear();
         self.pool.more.notify_all();
+        let end = Instant::now() + END_WAIT;
+        while queue.threads > 0 && !self.pool.ended.wait_until(&mut queue, end).timed_out() {}
+        let is_over = queue.threads == 0;
+        drop(queue);
+        for thread in self.threads.drain(..).filter(|_| is_over) {
+            let _ended = thread.join();
+        }
     }
 }
 
@@ -157,6 +174,8 @@ impl Pool {
                 self.bell.ring();
             }
         }
+        self.queue.lock().threads -= 1;
+        self.ended.notify_one();
     }
 
     fn take(&self) -> Option<(u32, Box<Job>)> {

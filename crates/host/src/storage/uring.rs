@@ -5,7 +5,7 @@ use super::image::{Image, Kind};
 use super::job::Step;
 use super::raw::RawFile;
 use super::requests::Requests;
-use crate::sys::uring::Ring;
+use crate::sys::uring::{Owner, Ring};
 use devices::storage::{IoFault, Outcome, Work};
 use guestmem::{KeptRuns, Part};
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ pub(super) struct Uring {
 impl Uring {
     pub(super) fn new(image: Arc<Image>, depth: u32, bell: Arc<Bell>, now: Instant) -> io::Result<Self> {
         let Kind::File(file) = &image.kind else { return Err(io::ErrorKind::Unsupported.into()) };
-        let ring = Ring::new(depth, file, &*bell)?;
+        let ring = Ring::new(depth, file, Arc::clone(&image) as Owner, &*bell)?;
         Ok(Self { ring, requests: Requests::new(depth, now), deferred: Vec::new(), image, bell })
     }
 

@@ -14,7 +14,7 @@ mod thread;
 pub(crate) mod uring;
 pub(crate) mod xdp;
 
-pub(crate) use lock::lock;
+pub(crate) use lock::{lock, unlock};
 pub(crate) use packet::{Address, Membership, VlanTag};
 pub(crate) use packet::{bind, change_membership, frames_lost, receive, set_option};
 pub(crate) use passed::passed;

@@ -4,9 +4,11 @@
 use crate::storage::buffers::{Buffers, Data, Op};
 use io_uring::types::{CancelBuilder, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+use std::any::Any;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -27,23 +29,28 @@ pub(crate) struct Completion {
     pub(crate) buffers: Buffers,
 }
 
+/// What must not end before the operations on it: the lock of a file.
+pub(crate) type Owner = Arc<dyn Any + Send + Sync>;
+
 /// See the module.
 pub(crate) struct Ring {
     ring: IoUring,
     /// What operations in flight use, by slot.
     held: ManuallyDrop<Box<[Option<Buffers>]>>,
+    /// Whose file it is.
+    owner: ManuallyDrop<Owner>,
     in_flight: u32,
     /// Entries that the kernel has not been told of.
     unsent: bool,
 }
 
 impl Ring {
-    /// A ring for up to `slots` operations at once on `file`, each by a slot below that number; `bell` is an eventfd that completions
-    /// signal.
+    /// A ring for up to `slots` operations at once on `file`, which is `owner`'s, each by a slot below that number; `bell` is an eventfd
+    /// that completions signal.
     ///
     /// # Errors
     /// The kernel has no io_uring (5.6 or later is asked for), forbids it, or has no memory for it.
-    pub(crate) fn new(slots: u32, file: impl AsFd, bell: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn new(slots: u32, file: impl AsFd, owner: Owner, bell: impl AsFd) -> io::Result<Self> {
         // Work of the kernel's on behalf of this thread waits until the thread enters the kernel by itself.
         let polite = IoUring::builder()
             .setup_clamp()
@@ -63,7 +70,7 @@ impl Ring {
         ring.submitter().register_files(&[file.as_fd().as_raw_fd()])?;
         ring.submitter().register_eventfd(bell.as_fd().as_raw_fd())?;
         let held = ManuallyDrop::new((0..slots).map(|_| None).collect());
-        Ok(Self { ring, held, in_flight: 0, unsent: false })
+        Ok(Self { ring, held, owner: ManuallyDrop::new(owner), in_flight: 0, unsent: false })
     }
 
     /// Starts `op` as `slot`, which must have none in flight; the kernel learns of it with [`Self::send`].
@@ -184,7 +191,10 @@ impl Drop for Ring {
         }
         if self.in_flight == 0 {
             // SAFETY: dropped once, here, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.held) };
+            unsafe {
+                ManuallyDrop::drop(&mut self.held);
+                ManuallyDrop::drop(&mut self.owner);
+            }
         } else {
             // The kernel may still use it: it stays mapped until the process ends.
             tracing::error!(
@@ -246,7 +256,6 @@ mod tests {
     use guestmem::{GuestAddr, GuestMemory};
     use rustix::event::{EventfdFlags, eventfd};
     use std::os::fd::OwnedFd;
-    use std::sync::Arc;
 
     fn bell() -> OwnedFd {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
@@ -278,7 +287,7 @@ mod tests {
     fn an_operation_has_its_buffers_until_it_completes() {
         let (from, to) = rustix::pipe::pipe().unwrap();
         let (buffers, memory) = buffers(16);
-        let mut ring = Ring::new(4, &from, bell()).unwrap();
+        let mut ring = Ring::new(4, &from, Arc::new(()), bell()).unwrap();
         ring.start(2, READ, buffers).unwrap();
         ring.send();
         assert!(ring.next().is_none());
@@ -295,7 +304,7 @@ mod tests {
     #[test]
     fn what_hangs_is_cancelled() {
         let (from, _to) = rustix::pipe::pipe().unwrap();
-        let mut ring = Ring::new(4, &from, bell()).unwrap();
+        let mut ring = Ring::new(4, &from, Arc::new(()), bell()).unwrap();
         for slot in 0..4 {
             ring.start(slot, READ, buffers(16).0).unwrap();
         }
@@ -315,7 +324,7 @@ mod tests {
     #[test]
     fn the_end_of_a_ring_gives_memory_back_after_the_kernel_did() {
         let (from, _to) = rustix::pipe::pipe().unwrap();
-        let mut ring = Ring::new(4, &from, bell()).unwrap();
+        let mut ring = Ring::new(4, &from, Arc::new(()), bell()).unwrap();
         let (buffers, memory) = buffers(16);
         ring.start(0, READ, buffers).unwrap();
         ring.send();
@@ -333,7 +342,7 @@ mod tests {
         let path = place.path().join("disk");
         std::fs::write(&path, [1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
         let file = std::fs::File::open(&path).unwrap();
-        let mut ring = Ring::new(4, &file, bell()).unwrap();
+        let mut ring = Ring::new(4, &file, Arc::new(()), bell()).unwrap();
         let memory = Arc::new(GuestMemory::anonymous(GuestAddr(0), 4096).unwrap());
         let mut many = Buffers::default();
         let slice = |at, len| memory.slice(GuestAddr(at), len).unwrap();

@@ -25,6 +25,31 @@ fn a_writer_is_alone_and_readers_are_not() {
     assert!(matches!(error, ImageError::BlockMin { .. }), "{error}");
 }
 
+/// Whoever takes a disk over finds it free, and what was written is there.
+#[test]
+fn a_disk_can_be_opened_again_as_soon_as_its_engines_are_gone() {
+    let guest = Guest::new();
+    let (_place, path) = file(&vec![0; 1 << 20]);
+    for round in 1..=20u8 {
+        for kind in KINDS {
+            let image = open(&path, &Options::default());
+            let mut engines = [engine(&image, kind), engine(&image, kind)];
+            drop(image);
+            guest.put(0, &[round; 4096]);
+            let data = guest.data(0, 4096, &[]);
+            assert_eq!(run(&mut engines[0], write_to(extent(0, 4096)), &data), Ok(()));
+            // And some that are not waited for.
+            for tag in 0..8 {
+                let work = Work::Read(extent(tag * 4096, 4096));
+                engines[1].submit(tag, work, &data.0, data.1).unwrap();
+            }
+            engines[1].send();
+            drop(engines);
+            assert_eq!(std::fs::read(&path).unwrap()[4095], round);
+        }
+    }
+}
+
 #[test]
 fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
     let place = tempfile::tempdir().unwrap();

@@ -112,14 +112,7 @@ proptest! {
         assert_eq!(run_bare(&mut engine, Work::Flush), Ok(()));
         drop((engine, image));
         // What a new opener finds is the same.
-        let image = loop {
-            match Image::open(&path, &options) {
-                Ok(image) => break Arc::new(image),
-                // The threads of the engine before let go of it when they end.
-                Err(super::super::ImageError::InUse { .. }) => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        };
+        let image = open(&path, &options);
         let guest = Guest::new();
         let mut engine = super::engine(&image, EngineKind::Auto);
         let data = guest.data(0, model.len(), &[]);
