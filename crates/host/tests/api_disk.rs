@@ -84,7 +84,7 @@ fn every_mistake_of_a_disk_is_named_and_nothing_changes() {
     // What this machine lacks is a mistake too.
     let missing = json!({"vhost-user": {"socket": "/no/where/x.sock"}, "file": "missing.img"});
     let problem = change(&daemon, "PUT", "/api/disks/new", missing).expect_err("missing");
-    assert_eq!(fields(&problem), ["disk.new.vhost-user.socket", "disk.new.file"]);
+    assert_eq!(fields(&problem), ["disk.new.file", "disk.new.vhost-user.socket"]);
     assert_eq!((daemon.fake.applied.load(SeqCst), document(&daemon)), (0, before));
 }
 
