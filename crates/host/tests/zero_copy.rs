@@ -108,6 +108,16 @@ fn zero_copy(lab: &Lab) -> ZeroCopyView {
     lab.view("wire").zero_copy.expect("an uplink with zero-copy")
 }
 
+/// Waits until a station is known.
+fn until_known(lab: &Lab, mac: [u8; 6]) {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let end = Instant::now() + PATIENCE;
+    while !lab.fdb().iter().any(|entry| entry.mac == mac) {
+        assert!(Instant::now() < end, "{mac} is not known");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Waits until the uplink's view is `wanted`.
 fn until(lab: &Lab, wanted: impl Fn(&ZeroCopyView) -> bool) -> ZeroCopyView {
     lab.until("wire", |view| wanted(view.zero_copy.as_ref().unwrap()));
@@ -403,6 +413,8 @@ fn an_interface_that_gets_a_queue_later_is_used_later() {
         drop(first);
         until(&lab, |view| view.refused.is_empty() && view.lanes[0].port == "b");
         far.send_to(b"nobody", "10.9.0.2:7001").unwrap();
+        // A frame to a station that is not known yet goes to all, and such a one is copied.
+        until_known(&lab, FAR_MAC);
         second.send(&frame(FAR_MAC, MAC_B, b"long", 1500));
         until(&lab, |view| view.frames == 1);
         all_back(&mut second);
