@@ -17,6 +17,8 @@ pub struct Test {
     pub name: &'static str,
     /// Its body.
     pub body: fn(&Scene) -> anyhow::Result<()>,
+    /// It runs with `--all` and `--long`, or if an argument names it.
+    pub long: bool,
 }
 
 /// What a test works in.
@@ -52,15 +54,21 @@ impl Scene<'_> {
     }
 }
 
-/// Runs the tests that the arguments select. The exit status is 0 if all passed.
+/// Runs the tests that the arguments select: those whose names contain one of them, or without a name all but the long ones, or with
+/// `--long` only those, or with `--all` all. The exit status is 0 if all passed.
 pub fn main(tests: &[Test]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    let (all, only_long) = (has("--all"), has("--long"));
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let selected: Vec<&Test> = tests
         .iter()
-        .filter(|test| wanted.is_empty() || wanted.iter().any(|part| test.name.contains(part.as_str())))
+        .filter(|test| match wanted.is_empty() {
+            true => all || test.long == only_long,
+            false => wanted.iter().any(|part| test.name.contains(part.as_str())),
+        })
         .collect();
-    if arguments.iter().any(|argument| argument == "--list") {
+    if has("--list") {
         selected.iter().for_each(|test| println!("{}: test", test.name));
         return ExitCode::SUCCESS;
     }

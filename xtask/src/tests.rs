@@ -10,19 +10,42 @@ struct PeerGroup {
     what: &'static str,
     /// Part of `cargo xtask test` without arguments.
     default: bool,
+    /// Has tests that only `cargo xtask test long` and `--all` run.
+    long: bool,
 }
 
 const PEER_GROUPS: &[PeerGroup] = &[
-    PeerGroup { name: "net", what: "QEMU guests and DPDK's virtio-user through the switch", default: true },
+    PeerGroup {
+        name: "net",
+        what: "QEMU guests and DPDK's virtio-user through the switch",
+        default: true,
+        long: true,
+    },
     PeerGroup {
         name: "bridge",
         what: "the bridge next to the kernel's, and live control with guests",
         default: true,
+        long: false,
     },
-    PeerGroup { name: "disk", what: "disks of QEMU guests over vhost-user and vfio-user", default: true },
-    PeerGroup { name: "vfio", what: "a whole PCI function for QEMU over vfio-user", default: true },
-    PeerGroup { name: "eyes", what: "the dashboard in headless Chromium", default: false },
-    PeerGroup { name: "dist", what: "the Debian package in a fresh Debian, under systemd", default: false },
+    PeerGroup {
+        name: "disk",
+        what: "disks of QEMU guests over vhost-user and vfio-user",
+        default: true,
+        long: false,
+    },
+    PeerGroup {
+        name: "vfio",
+        what: "a whole PCI function for QEMU over vfio-user",
+        default: true,
+        long: true,
+    },
+    PeerGroup { name: "eyes", what: "the dashboard in headless Chromium", default: false, long: false },
+    PeerGroup {
+        name: "dist",
+        what: "the Debian package in a fresh Debian, under systemd",
+        default: false,
+        long: false,
+    },
 ];
 
 /// Checks, the workspace's own tests and the default groups; with `all`, every group.
@@ -36,7 +59,7 @@ pub(crate) fn default_set(steps: &mut Steps, all: bool) -> anyhow::Result<()> {
     }
     if peers.is_some_and(|peers| steps.join(peers)) && built {
         for group in PEER_GROUPS.iter().filter(|group| group.default || all) {
-            peer_group(steps, group);
+            peer_group(steps, group, if all { &["--all"] } else { &[] });
         }
     }
     if all {
@@ -52,18 +75,26 @@ pub(crate) fn group(steps: &mut Steps, name: &str) -> anyhow::Result<()> {
         "check" => check(steps),
         "unit" => unit(steps),
         "budget" => budget::run(steps, false),
+        "long" => {
+            if setup::peers(steps) && build(steps) {
+                PEER_GROUPS
+                    .iter()
+                    .filter(|group| group.long)
+                    .for_each(|group| peer_group(steps, group, &["--long"]));
+            }
+        }
         "miri" => miri(steps)?,
         "fuzz" => fuzz(steps, None, 60)?,
         _ => {
             let Some(group) = PEER_GROUPS.iter().find(|group| group.name == name) else {
                 let names: Vec<&str> = PEER_GROUPS.iter().map(|group| group.name).collect();
                 bail!(
-                    "no test group {name:?}; there are check, unit, budget, miri, fuzz, {}",
+                    "no test group {name:?}; there are check, unit, budget, long, miri, fuzz, {}",
                     names.join(", ")
                 );
             };
             if setup::peers(steps) && build(steps) {
-                peer_group(steps, group);
+                peer_group(steps, group, &["--all"]);
             }
         }
     }
@@ -99,10 +130,12 @@ pub(crate) fn build(steps: &mut Steps) -> bool {
     steps.run("build ringway and bench (profile fast)", cargo().args(arguments))
 }
 
-fn peer_group(steps: &mut Steps, group: &PeerGroup) {
+/// The tests of a group: all but the long ones, if `arguments` says nothing else.
+fn peer_group(steps: &mut Steps, group: &PeerGroup, arguments: &[&str]) {
     let what = format!("{}: {}", group.name, group.what);
     let mut command = cargo();
     command.args(["test", "--quiet", "--package", "vmtests", "--test", group.name]);
+    command.arg("--").args(arguments);
     steps.run_tests(&what, Show::All, &mut command);
 }
 

@@ -22,22 +22,22 @@ use vmtests::sysroot::Sysroot;
 const PACKAGES: &[&str] = &["python3", "tshark"];
 
 const TESTS: &[Test] = &[
-    Test { name: "truth_table", body: matrix::truth_table },
-    Test { name: "link_local_groups", body: rules::link_local },
-    Test { name: "guard", body: rules::guard },
-    Test { name: "neighbour_suppression", body: rules::neighbours },
-    Test { name: "ageing", body: rules::ageing },
-    Test { name: "shut_ports_and_odd_frames", body: rules::shut_and_odd },
-    Test { name: "igmp_snooping", body: snooping::snooping4 },
-    Test { name: "mld_snooping", body: snooping::snooping6 },
-    Test { name: "softmac_by_monitor", body: softmac::by_monitor },
-    Test { name: "softmac_by_command", body: softmac::by_command },
-    Test { name: "uplink_that_cannot_filter", body: uplinks::veth },
-    Test { name: "uplink_macvlan", body: uplinks::macvlan },
-    Test { name: "uplink_macvtap", body: uplinks::macvtap },
-    Test { name: "random_sources", body: attacks::random_sources },
-    Test { name: "live_under_traffic", body: live::under_traffic },
-    Test { name: "captured", body: live::captured },
+    Test { name: "truth_table", body: matrix::truth_table, long: false },
+    Test { name: "link_local_groups", body: rules::link_local, long: false },
+    Test { name: "guard", body: rules::guard, long: false },
+    Test { name: "neighbour_suppression", body: rules::neighbours, long: false },
+    Test { name: "ageing", body: rules::ageing, long: false },
+    Test { name: "shut_ports_and_odd_frames", body: rules::shut_and_odd, long: false },
+    Test { name: "igmp_snooping", body: snooping::snooping4, long: false },
+    Test { name: "mld_snooping", body: snooping::snooping6, long: false },
+    Test { name: "softmac_by_monitor", body: softmac::by_monitor, long: false },
+    Test { name: "softmac_by_command", body: softmac::by_command, long: false },
+    Test { name: "uplink_that_cannot_filter", body: uplinks::veth, long: false },
+    Test { name: "uplink_macvlan", body: uplinks::macvlan, long: false },
+    Test { name: "uplink_macvtap", body: uplinks::macvtap, long: false },
+    Test { name: "random_sources", body: attacks::random_sources, long: false },
+    Test { name: "live_under_traffic", body: live::under_traffic, long: false },
+    Test { name: "captured", body: live::captured, long: false },
 ];
 
 fn main() -> ExitCode {

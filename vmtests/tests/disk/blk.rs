@@ -1,6 +1,6 @@
 //! What a Linux guest does with its disks: writes and reads, flushes, discards, and finds what the configuration promised.
 
-use crate::place::{Way, attach, disk, image, make_image};
+use crate::place::{Way, attach, disk, image, make_image, make_qcow2};
 use anyhow::{Context, ensure};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -118,10 +118,13 @@ pub(crate) fn several_disks(scene: &Scene) -> anyhow::Result<()> {
     config = disk(config, directory, "fs", way, &format!("file = {first:?}"));
     config = disk(config, directory, "fixed", way, &format!("file = {second:?}\nread-only = true"));
     config = disk(config, directory, "memory", way, "ram = \"16M\"\nblock-size = 4096");
-    let ringway = scene.check("ringway serves", || Ringway::start(config))?;
+    let cow = directory.join("cow.qcow2");
+    make_qcow2(&cow, 32 * MIB)?;
+    config = disk(config, directory, "cow", way, &format!("file = {cow:?}"));
+    let mut ringway = scene.check("ringway serves", || Ringway::start(config))?;
     let mut guest = GuestConfig::new("disks");
-    ["fs", "fixed", "memory"].iter().for_each(|name| attach(&mut guest, directory, name, way));
-    let mut guest = scene.check("a guest with three disks boots", || Guest::boot(scene.lab(), guest))?;
+    ["fs", "fixed", "memory", "cow"].iter().for_each(|name| attach(&mut guest, directory, name, way));
+    let mut guest = scene.check("a guest with four disks boots", || Guest::boot(scene.lab(), guest))?;
     scene.check("a file system is made, filled, checked", || {
         guest.must_within(
             "/usr/sbin/mke2fs -q -t ext4 /dev/vda && mkdir -p /mnt && mount /dev/vda /mnt",
@@ -143,6 +146,14 @@ pub(crate) fn several_disks(scene: &Scene) -> anyhow::Result<()> {
             "dd if=/dev/urandom of=/tmp/m bs=1M count=2 && dd if=/tmp/m of=/dev/vdc bs=4k oflag=direct",
         )?;
         guest.must("dd if=/dev/vdc bs=8k count=256 iflag=direct 2>/dev/null | cmp - /tmp/m")
+    })?;
+    scene.check("a qcow2 image is written, and read after ringway was started again", || {
+        guest.must("cat /tmp/m >/dev/vdd && dd if=/tmp/m of=/dev/vdd bs=64k seek=300 conv=fsync && sync")?;
+        ringway.terminate()?;
+        ringway.start_again()?;
+        guest.must("echo 3 >/proc/sys/vm/drop_caches")?;
+        guest.must("dd if=/dev/vdd bs=64k skip=300 count=32 iflag=direct 2>/dev/null | cmp - /tmp/m")?;
+        guest.must("dd if=/dev/vdd bs=64k count=32 iflag=direct 2>/dev/null | cmp - /tmp/m")
     })?;
     let disks = ringway.ask(&["disk", "list"])?;
     let all_run = disks.as_array().is_some_and(|disks| disks.iter().all(|disk| disk["state"] == "running"));

@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use vmtests::harness::{Test, main as run};
 
 const TESTS: &[Test] = &[
-    Test { name: "written_and_read_again", body: blk::written_and_read_again },
-    Test { name: "several_disks", body: blk::several_disks },
-    Test { name: "changed_while_they_run", body: blk::changed_while_they_run },
-    Test { name: "killed_under_load", body: killed::killed_under_load },
+    Test { name: "written_and_read_again", body: blk::written_and_read_again, long: false },
+    Test { name: "several_disks", body: blk::several_disks, long: false },
+    Test { name: "changed_while_they_run", body: blk::changed_while_they_run, long: false },
+    Test { name: "killed_under_load", body: killed::killed_under_load, long: false },
 ];
 
 fn main() -> ExitCode {

@@ -27,6 +27,29 @@ pub(crate) fn make_image(directory: &Path, name: &str, bytes: u64) -> anyhow::Re
     Ok(path)
 }
 
+/// Makes an empty qcow2 image of version 3: header, refcounts and an L1 table, each in a cluster of its own of 64 KiB.
+pub(crate) fn make_qcow2(path: &Path, bytes: u64) -> anyhow::Result<()> {
+    const CLUSTER: u64 = 1 << 16;
+    let mut image = vec![0u8; 4 * CLUSTER as usize];
+    let mut put =
+        |at: u64, bytes: &[u8]| image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb");
+    put(4, &3u32.to_be_bytes());
+    put(20, &16u32.to_be_bytes());
+    put(24, &bytes.to_be_bytes());
+    // One entry of the L1 table is good for 512 MiB.
+    put(36, &1u32.to_be_bytes());
+    put(40, &(3 * CLUSTER).to_be_bytes());
+    put(48, &CLUSTER.to_be_bytes());
+    put(56, &1u32.to_be_bytes());
+    // Refcounts of 1 << 4 bits, and the header's length.
+    put(96, &4u32.to_be_bytes());
+    put(100, &104u32.to_be_bytes());
+    put(CLUSTER, &(2 * CLUSTER).to_be_bytes());
+    (0..4).for_each(|cluster| put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes()));
+    Ok(std::fs::write(path, image)?)
+}
+
 /// Adds a disk to a configuration, with `lines` in its section. Its socket is `NAME.sock`.
 pub(crate) fn disk(config: Config, directory: &Path, name: &str, way: Way, lines: &str) -> Config {
     let socket = directory.join(format!("{name}.sock"));

@@ -15,9 +15,9 @@ use vmtests::sysroot::Sysroot;
 const CHECKER: &[&str] = &["lintian"];
 
 const TESTS: &[Test] = &[
-    Test { name: "the_same_bytes_each_time", body: bytes::reproducible },
-    Test { name: "a_service_under_systemd", body: life::service },
-    Test { name: "installs_and_goes_where_nothing_runs", body: life::bare },
+    Test { name: "the_same_bytes_each_time", body: bytes::reproducible, long: false },
+    Test { name: "a_service_under_systemd", body: life::service, long: false },
+    Test { name: "installs_and_goes_where_nothing_runs", body: life::bare, long: false },
 ];
 
 fn main() -> ExitCode {

@@ -1,5 +1,6 @@
 //! What the control API sees of disks: snapshots of counters that others write.
 
+use super::super::port::Facts;
 use super::Disk;
 use super::queue::{DiskQueue, LiveDisk};
 use super::stats::Times;
@@ -121,6 +122,15 @@ fn queue_view(index: usize, queue: &DiskQueue) -> DiskQueueView {
         kicks: stats.kicks.load(Relaxed),
         calls: stats.calls.load(Relaxed),
         in_flight: live.map_or(0, LiveDisk::in_flight) as u64,
+    }
+}
+
+/// The cache's mode: the operator's, until a driver has chosen its features.
+fn cache_mode(is_through: bool, facts: &Facts, operator: CacheMode) -> CacheMode {
+    match (facts.acknowledged.is_empty(), is_through) {
+        (true, _) => operator,
+        (false, true) => CacheMode::WriteThrough,
+        (false, false) => CacheMode::WriteBack,
     }
 }
 
