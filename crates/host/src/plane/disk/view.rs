@@ -42,9 +42,7 @@ impl Disk {
             capacity: shape.capacity,
             block_size: shape.logical_block,
             read_only: shape.read_only,
-            cache: if self.is_through() { CacheMode::WriteThrough } else { CacheMode::WriteBack }
-                .word()
-                .into(),
+            cache: cache_mode(self.is_through(), &facts, config.cache).word().into(),
             serial: config.serial.clone(),
             state: state(&queues, facts.connected, facts.fault.is_some(), self.has_fault()),
             fault: facts.fault.clone(),
