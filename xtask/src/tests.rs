@@ -31,7 +31,7 @@ const PEER_GROUPS: &[PeerGroup] = &[
         name: "disk",
         what: "disks of QEMU guests over vhost-user and vfio-user",
         default: true,
-        long: false,
+        long: true,
     },
     PeerGroup {
         name: "vfio",

@@ -3,6 +3,7 @@
 //! Run by `cargo xtask test disk`. Needs root.
 
 mod blk;
+mod boot;
 mod killed;
 mod place;
 
@@ -13,7 +14,9 @@ const TESTS: &[Test] = &[
     Test { name: "written_and_read_again", body: blk::written_and_read_again, long: false },
     Test { name: "several_disks", body: blk::several_disks, long: false },
     Test { name: "changed_while_they_run", body: blk::changed_while_they_run, long: false },
+    Test { name: "booted_from", body: boot::booted_from, long: false },
     Test { name: "killed_under_load", body: killed::killed_under_load, long: false },
+    Test { name: "killed_fifty_times", body: killed::killed_fifty_times, long: true },
 ];
 
 fn main() -> ExitCode {
