@@ -228,6 +228,13 @@ impl<'s> DiskDevice<'s> {
             Ok(engine) => engine,
             Err(error) => return self.refuse(index, &format!("no engine for its requests: {error}")),
         };
+        tracing::debug!(
+            disk = self.disk.name,
+            index,
+            engine = engine.name(),
+            recorded = setup.in_flight.is_some(),
+            "queue runs"
+        );
         let start = Start {
             queue: device_queue,
             memory,
