@@ -167,6 +167,7 @@ fn ringway(media: &Media<'_>, medium: Medium, directory: &Path, socket: &Path) -
     Ringway::start_in(Config::new(directory, &workers).section(&section), &enter)
 }
 
+/// It takes no locks: those of a server that has just been killed are held until the kernel has ended its I/O.
 fn storage_daemon(
     media: &Media<'_>,
     medium: Medium,
@@ -175,7 +176,7 @@ fn storage_daemon(
 ) -> anyhow::Result<Peer> {
     let file = |medium, how: &str| {
         let path = media.file(medium);
-        format!("driver=file,node-name=disk,filename={},discard=unmap,{how}", path.display())
+        format!("driver=file,node-name=disk,filename={},discard=unmap,locking=off,{how}", path.display())
     };
     let image = match medium {
         Medium::Null => format!("driver=null-co,node-name=disk,size={},read-zeroes=off", media.len),
