@@ -191,6 +191,6 @@ fn storage_daemon(
     Peer::start("qemu-storage-daemon", directory, &mut command)
 }
 
-/// How the peer does its I/O: the fastest of what it has, as tried on the machine of docs/performance.md.
+/// How the peer does its I/O: on the machine of docs/performance.md it needed less processor time so than with `native`.
 const TMPFS_IO: &str = "aio=io_uring";
 const FILE_IO: &str = "aio=io_uring,cache.direct=on";
