@@ -6,6 +6,7 @@
 //! belongs to a [`process::Peer`], which ends it when it is dropped.
 
 pub mod bridge_bench;
+pub mod disk_bench;
 pub mod dpdk;
 pub mod guest;
 pub mod harness;

@@ -1,9 +1,10 @@
-//! `vmtests setup` makes the peers' root; `vmtests guests` joins two guests without Ringway; `vmtests bench switch` measures.
+//! `vmtests setup` makes the peers' root; `vmtests guests` joins two guests without Ringway; `vmtests bench` measures.
 
 use clap::{Parser, Subcommand};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vmtests::bridge_bench;
+use vmtests::disk_bench;
 use vmtests::guest::{Guest, GuestConfig, Lab};
 use vmtests::row::Row;
 use vmtests::switch_bench::{self, Effort};
@@ -74,6 +75,24 @@ enum Bench {
         #[arg(long, default_value = "")]
         part: String,
     },
+    /// Disks over vhost-user, next to qemu-storage-daemon
+    Disk {
+        /// One JSON object a row
+        #[arg(long)]
+        json: bool,
+        /// Only media whose name contains this: null, RAM, tmpfs, file
+        #[arg(long, default_value = "")]
+        medium: String,
+        /// Only loads whose name contains this, such as read, "depth 64", sleeps or sequential
+        #[arg(long, default_value = "")]
+        case: String,
+        /// Fresh starts of every server
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Length of a window, in milliseconds
+        #[arg(long, default_value_t = 500)]
+        window_ms: u64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -88,6 +107,10 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { which: Bench::Bridge { json, rounds, passes, window_ms, part } } => {
             let effort = bridge_bench::Effort { rounds, passes, window: Duration::from_millis(window_ms) };
             bridge_bench::run(effort, &part, |rows| show(rows, json))
+        }
+        Task::Bench { which: Bench::Disk { json, medium, case, rounds, window_ms } } => {
+            let window = Duration::from_millis(window_ms);
+            disk_bench::run(&disk_bench::Effort { medium, case, rounds, window }, |rows| show(rows, json))
         }
     }
 }

@@ -121,7 +121,7 @@ impl Station {
     pub fn attach(socket: &Socket, shape: Shape, wanted: Features, needed: Features) -> anyhow::Result<Self> {
         let mut session = Session::open(socket, wanted, needed)?;
         let mut station = Self::new(shape, session.features)?;
-        session.start(&station.ram, [&station.receive, &station.transmit])?;
+        session.start(&station.ram, &[&station.receive, &station.transmit])?;
         station.session = Some(session);
         Ok(station)
     }

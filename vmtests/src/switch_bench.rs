@@ -12,8 +12,8 @@
 //! of our own ([`station`](crate::station)), on the same processors.
 
 mod device;
-mod distance;
-mod ends;
+pub(crate) mod distance;
+pub(crate) mod ends;
 mod functions;
 mod latency;
 mod taps;
@@ -32,7 +32,7 @@ use distance::{Apart, Distance, round_trip_ns};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const SWITCH_CPU: u32 = 0;
+pub(crate) const SWITCH_CPU: u32 = 0;
 const GENERATOR_CPU: u32 = 1;
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 /// What is sent round.

@@ -31,6 +31,12 @@ const BENCHES: &[Bench] = &[
         what: "scale, attacks and eyes of the bridge, next to the kernel's bridge and OVS-DPDK",
         peers: true,
     },
+    Bench {
+        name: "disk",
+        packages: &["vmtests"],
+        what: "disks over vhost-user, next to qemu-storage-daemon",
+        peers: true,
+    },
 ];
 
 /// Runs a bench; its exit status is the command's.

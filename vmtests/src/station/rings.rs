@@ -47,7 +47,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(ram: &mut Ram, size: u16, features: Features) -> anyhow::Result<Self> {
+    /// A ring of `size` entries in `ram`; the device is asked for no calls.
+    pub(crate) fn new(ram: &mut Ram, size: u16, features: Features) -> anyhow::Result<Self> {
         let size = QueueSize::try_from(size)?;
         let ring = RingFeatures {
             indirect: features.contains(Features::INDIRECT_DESC),

@@ -14,7 +14,7 @@ use vhost::{VhostBackend, VringConfigData};
 
 /// How long a back-end may take to listen or to connect.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Receive and transmit.
+/// Receive and transmit: no session here has more rings.
 const RINGS: u64 = 2;
 
 /// Which side of a port's socket listens.
@@ -55,7 +55,9 @@ impl Socket {
 pub struct Session {
     frontend: Frontend,
     /// Features that both sides have.
-    pub(super) features: Features,
+    pub(crate) features: Features,
+    /// How many rings were started.
+    rings: usize,
 }
 
 impl Session {
@@ -78,14 +80,15 @@ impl Session {
             frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         }
         frontend.set_features(features.bits()).context("SET_FEATURES")?;
-        Ok(Self { frontend, features })
+        Ok(Self { frontend, features, rings: 0 })
     }
 
-    /// Hands over the memory and starts the rings, in their order.
-    pub(super) fn start(&mut self, ram: &Ram, rings: [&Ring; 2]) -> anyhow::Result<()> {
+    /// Hands over the memory and starts the rings, in their order; two at most.
+    pub(crate) fn start(&mut self, ram: &Ram, rings: &[&Ring]) -> anyhow::Result<()> {
         self.frontend.set_mem_table(&[ram.table()]).context("SET_MEM_TABLE")?;
-        for (index, ring) in rings.into_iter().enumerate() {
+        for (index, ring) in rings.iter().enumerate() {
             self.start_ring(ram, index, ring).with_context(|| format!("start ring {index}"))?;
+            self.rings = index + 1;
         }
         for index in 0..rings.len() {
             self.frontend.set_vring_enable(index, true).context("SET_VRING_ENABLE")?;
@@ -114,7 +117,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for index in 0..RINGS as usize {
+        for index in 0..self.rings {
             // A back-end that is gone already needs no stopping.
             let _ = self.frontend.set_vring_enable(index, false);
             let _ = self.frontend.get_vring_base(index);

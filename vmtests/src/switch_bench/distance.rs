@@ -22,21 +22,21 @@ const END: u32 = u32::MAX;
 
 /// Whether two processors share a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Distance {
+pub(crate) enum Distance {
     Near,
     Far,
 }
 
 impl Distance {
-    pub(super) const ALL: [Self; 2] = [Self::Near, Self::Far];
+    pub(crate) const ALL: [Self; 2] = [Self::Near, Self::Far];
 
     /// That of a way there and back in `ns`.
-    pub(super) fn of(ns: f64) -> Self {
+    pub(crate) fn of(ns: f64) -> Self {
         if ns < FAR_NS { Self::Near } else { Self::Far }
     }
 
     /// What a row's name says of it.
-    pub(super) fn remark(self) -> &'static str {
+    pub(crate) fn remark(self) -> &'static str {
         match self {
             Self::Near => "",
             Self::Far => ", processors far apart",
@@ -46,14 +46,14 @@ impl Distance {
 
 /// One value for each distance.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Apart<T>([T; Distance::ALL.len()]);
+pub(crate) struct Apart<T>([T; Distance::ALL.len()]);
 
 impl<T> Apart<T> {
-    pub(super) fn at(&self, distance: Distance) -> &T {
+    pub(crate) fn at(&self, distance: Distance) -> &T {
         &self.0[distance as usize]
     }
 
-    pub(super) fn at_mut(&mut self, distance: Distance) -> &mut T {
+    pub(crate) fn at_mut(&mut self, distance: Distance) -> &mut T {
         &mut self.0[distance as usize]
     }
 }
@@ -62,7 +62,7 @@ impl<T> Apart<T> {
 ///
 /// # Errors
 /// The kernel's: a processor is not ours.
-pub(super) fn round_trip_ns() -> anyhow::Result<f64> {
+pub(crate) fn round_trip_ns() -> anyhow::Result<f64> {
     let line = Line::default();
     thread::scope(|scope| {
         let there = scope.spawn(|| answer(&line));

@@ -187,6 +187,6 @@ pub(super) fn window(
 }
 
 /// [`GENERATOR_CPU`] is where stations are driven.
-pub(super) fn on_generator<T: Send>(body: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+pub(crate) fn on_generator<T: Send>(body: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     on_processor(GENERATOR_CPU, body)
 }
