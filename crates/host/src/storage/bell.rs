@@ -4,7 +4,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// An eventfd. It is never read: whoever sleeps on it watches for its edges.
+/// An eventfd. Whoever sleeps on it among others watches for its edges and reads nothing.
 #[derive(Debug)]
 pub(super) struct Bell(OwnedFd);
 
@@ -16,6 +16,11 @@ impl Bell {
     /// Wakes the sleeper. A full counter means that it was told already.
     pub(super) fn ring(&self) {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Takes back what was rung, for who sleeps on it alone.
+    pub(super) fn clear(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
     }
 }
 

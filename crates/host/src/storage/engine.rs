@@ -15,12 +15,16 @@ use super::threads::Threads;
 use super::uring::{Told, Uring};
 use devices::storage::{Extent, Failure, IoFault, Outcome, Work};
 use guestmem::{KeptRuns, Part};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+
+/// The longest sleep of [`Engine::wait`], so that delays on purpose end in time.
+const WAIT_MAX: Duration = Duration::from_millis(10);
 
 /// Which engine to use for a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -146,7 +150,7 @@ impl Engine {
         &self.image
     }
 
-    /// An eventfd that is signalled when there is something to reap while the engine rests. It is not to be read: watch for its edges.
+    /// An eventfd that is signalled when there is something to reap while the engine rests. Its owner does not read it: watch for its edges.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
@@ -300,6 +304,17 @@ impl Engine {
             Carrier::Threads(threads) => threads.is_ready(),
         };
         !is_ready && self.told.is_empty() && self.held.iter().all(|held| held.due.is_none())
+    }
+
+    /// Sleeps until there may be something to reap, for `time` at most. For who may wait; a worker sleeps on [`Self::fd`] among others.
+    pub fn wait(&mut self, time: Duration) {
+        let time = time.min(WAIT_MAX);
+        // First: what rang before is seen by the look that follows.
+        self.bell.clear();
+        if self.rest() {
+            let timeout = Timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 };
+            let _ = poll(&mut [PollFd::new(&self.bell.as_fd(), PollFlags::IN)], Some(&timeout));
+        }
     }
 
     fn notify(&mut self, on: bool) {

@@ -5,7 +5,6 @@
 
 use super::super::deliver::BURST;
 use super::super::notify::signal;
-use super::super::polling::timespec;
 use super::super::port::call;
 use super::super::stats::add;
 use super::{Disk, stats::DiskStats};
@@ -14,14 +13,10 @@ use devices::blk::{self, Acknowledged, Begun, Request, Rules, Spare};
 use devices::storage::{IoFault, Outcome};
 use guestmem::GuestMemory;
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use virtqueue::{Burst, Chain, Detached, DeviceQueue, RingState};
-
-/// The longest sleep for an engine that is drained.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One queue of a disk.
 #[derive(Default)]
@@ -100,6 +95,8 @@ impl DiskQueue {
         if count == 0 {
             return 0;
         }
+        // Whoever has work looks by himself: nothing is signalled until he rests.
+        live.engine.active();
         live.engine.send();
         // A disk that needs no time has done it by now.
         live.end(&self.stats, now);
@@ -190,16 +187,12 @@ impl LiveDisk {
                 self.give_up(stats, now);
                 break;
             }
-            if self.engine.rest() {
-                let bell = self.engine.fd();
-                let mut wait = [PollFd::new(&bell, PollFlags::IN)];
-                let _ = poll(&mut wait, Some(&timespec(left.min(LOOK_INTERVAL))));
-            }
+            self.engine.wait(left);
         }
         self.call_once();
     }
 
-    /// Waits no longer for what the disk does not give back: its chains stay in the ring as not done.
+    /// Waits no longer for what the disk does not give back: its requests are answered as failed.
     fn give_up(&mut self, stats: &DiskStats, now: Instant) {
         for tag in 0..self.flights.len() as u64 {
             if self.flights[tag as usize].is_some() {
@@ -254,8 +247,7 @@ impl LiveDisk {
         let room = self.free.len().min(requests_max);
         let memory = Arc::clone(&self.memory);
         let popped = self.queue.pop(&memory, &mut burst, room).unwrap_or(0);
-        if let Some(fault) = self.queue.fault() {
-            stats.faulted(fault);
+        if self.queue.fault().is_some() {
             disk.attention.wake();
         }
         if popped == 0 {
@@ -270,7 +262,6 @@ impl LiveDisk {
             if let Err(wait) = disk.admit(bytes, now) {
                 self.put_back(&mut burst, chain);
                 self.not_before = Some(now + wait);
-                add(&stats.throttled, 1);
                 break;
             }
             begun += 1;

@@ -3,17 +3,14 @@
 use super::super::conversation::{Conversation, Device, End, PAUSE, usable};
 use super::super::kicks::Cause;
 use super::super::listen::Endpoint;
-use super::super::polling::timespec;
 use super::super::port::Facts;
 use super::super::protocol::{Function, Protocol};
 use super::Disk;
-use super::queue::LOOK_INTERVAL;
 use super::queue::{LiveDisk, Start};
 use crate::storage::{Engine, EngineKind, Image};
 use devices::blk::{Acknowledged, WriteCache, config};
 use devices::storage::{IoFault, Work};
 use guestmem::{GuestMemory, KeptRuns, Part};
-use rustix::event::{PollFd, PollFlags, poll};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -290,8 +287,9 @@ impl<'s> DiskDevice<'s> {
         for QueueRestart { index, setup } in restarts {
             let Some(queue) = self.disk.queues.get(usize::from(index)) else { continue };
             let suspended = &mut self.suspended[usize::from(index)];
-            let mut guard = queue.live.lock();
-            let taken = guard.take().map(|mut live| {
+            // Out of its place while it is drained: its worker has others to serve, and waits for nobody's disk.
+            let taken = queue.live.lock().take();
+            let taken = taken.map(|mut live| {
                 live.drain(&queue.stats, DRAIN_LIMIT);
                 let state = live.state();
                 (live, state)
@@ -300,16 +298,14 @@ impl<'s> DiskDevice<'s> {
             match setup.map(|setup| DeviceQueue::new(&self.memory, &setup, state)) {
                 Some(Ok(moved)) => {
                     live.move_to(moved, Arc::clone(&self.memory));
-                    *guard = Some(live);
+                    *queue.live.lock() = Some(live);
                 }
                 Some(Err(fault)) => {
-                    drop(guard);
                     outcome = self.refuse(index, &fault.to_string());
                     continue;
                 }
                 None => *suspended = Some((live, state)),
             }
-            drop(guard);
             self.disk.poke(index);
         }
         outcome
@@ -357,10 +353,8 @@ fn stabilize(image: &Arc<Image>) -> Result<(), IoFault> {
         let left = DRAIN_LIMIT.saturating_sub(began.elapsed());
         if left.is_zero() {
             engine.abandon(0);
-        } else if engine.rest() {
-            let bell = engine.fd();
-            let _ = poll(&mut [PollFd::new(&bell, PollFlags::IN)], Some(&timespec(left.min(LOOK_INTERVAL))));
         }
+        engine.wait(left);
     }
     outcome.map_or(Ok(()), |told| told.map_err(|failure| failure.fault))
 }

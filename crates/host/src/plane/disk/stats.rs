@@ -7,7 +7,6 @@ use devices::storage::{Outcome, Work};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use virtqueue::DriverFault;
 
 /// Counters of one queue. Written by whoever holds the queue, read by anyone.
 #[derive(Default)]
@@ -23,11 +22,8 @@ pub(in super::super) struct DiskStats {
     pub(in super::super) bytes_written: AtomicU64,
     /// Requests that were answered with another status than OK.
     pub(in super::super) errors: AtomicU64,
-    /// Times that requests had to wait for the disk's rate.
-    pub(in super::super) throttled: AtomicU64,
     pub(in super::super) kicks: AtomicU64,
     pub(in super::super) calls: AtomicU64,
-    pub(in super::super) faults: AtomicU64,
     /// From a request's first step to its answer.
     pub(in super::super) times: Mutex<Times>,
 }
@@ -85,9 +81,5 @@ impl DiskStats {
             Work::Discard(_) | Work::SecureErase(_) => add(&self.discards, 1),
             Work::Zero { .. } => add(&self.zeroes, 1),
         }
-    }
-
-    pub(super) fn faulted(&self, _fault: DriverFault) {
-        add(&self.faults, 1);
     }
 }
