@@ -71,22 +71,6 @@ fn what_hangs_is_named_and_given_up() {
     assert_eq!(engine.in_flight(), 0);
 }
 
-/// What rang for a request that was told already keeps nobody awake.
-#[test]
-fn who_waits_for_what_hangs_sleeps() {
-    for kind in KINDS {
-        let (_place, path) = file(&[0; 4096]);
-        let mut engine =
-            engine(&open(&path, &Options::default()), kind).with_faults(FaultPlan::new().at(1, Fault::Hang));
-        assert!(engine.rest());
-        assert_eq!(run_bare(&mut engine, Work::Flush), Ok(()));
-        engine.submit(7, Work::Flush, &KeptRuns::new(), Part::default()).unwrap();
-        let start = Instant::now();
-        (0..3).for_each(|_| engine.wait(Duration::from_secs(1)));
-        assert!(start.elapsed() >= Duration::from_millis(20), "{:?}", start.elapsed());
-    }
-}
-
 /// The memory of requests that hang stays mapped as long as they do.
 #[test]
 fn an_engine_keeps_the_memory_of_what_is_in_flight() {
